@@ -1,0 +1,57 @@
+# Every target does its own set-up. `make` alone lists them.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+# The package is below plugins/, the lab and the tests are in the project's root.
+export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test up down status run bench chaos lint lock
+DAG ?=
+CONF ?= {}
+# (make's own default of AS is the assembler)
+AS = operator
+TESTS ?= tests
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install everything that the project needs (Debian, Python and npm packages); quick when nothing is to do
+	@scripts/setup.sh
+
+demo: setup ## the main job: lab, Airflow, and a blue-green deployment under load, with its proof
+	@$(PYTHON) -m lab.demo
+
+test: setup lint ## lint, types, import rules, and all tests: unit, DAG contract, integration in the lab, browser
+	@echo "test: all tests of $(TESTS)"
+	@$(PYTHON) -m pytest $(TESTS)
+
+up: setup ## start the lab and Airflow
+	@$(PYTHON) -m lab up
+	@$(PYTHON) -m lab.airflow up
+
+down: ## stop Airflow and the lab; nothing is left running
+	@$(PYTHON) -m lab.airflow down; airflow=$$?; $(PYTHON) -m lab down && exit $$airflow
+
+status: ## what runs, and how to log in
+	@$(PYTHON) -m lab status; lab=$$?; $(PYTHON) -m lab.airflow status && exit $$lab
+
+# CONF reaches the program through the environment, so that no quote in it is read by a shell.
+run: export SEBENZA_RUN_CONF = $(CONF)
+run: ## run a procedure and follow it: make run DAG=deploy_blue_green.production CONF='{"version":"v1.1.0"}' [AS=operator]
+	@test -n "$(DAG)" || { echo "run: name the procedure, for example make run DAG=check_environment.production" >&2; exit 2; }
+	@$(PYTHON) -m lab.airflow run "$(DAG)" --conf "$$SEBENZA_RUN_CONF" --as "$(AS)"
+
+bench: setup ## every measurement beside its baseline; writes build/bench.json
+	@$(PYTHON) -m benchmarks
+
+chaos: setup ## the fault matrix, all of it; writes build/chaos.json
+	@$(PYTHON) -m lab.chaos
+
+lint: setup ## style, types and import rules
+	@echo "lint: style"; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+	@echo "lint: types (takes a minute the first time)"; $(PYTHON) -m mypy
+	@echo "lint: import rules"; .venv/bin/lint-imports
+
+lock: ## compile requirements*.txt again from requirements*.in
+	@.venv/bin/uv pip compile --quiet --python-version 3.11 --no-emit-index-url requirements.in -o requirements.txt
+	@.venv/bin/uv pip compile --quiet --python-version 3.11 --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+	@echo "lock: requirements.txt and requirements-dev.txt are compiled; make setup installs them"
