@@ -1,0 +1,45 @@
+"""All scenarios, and the few that every test run plays."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Final
+
+from lab.chaos.scenario import Scenario
+from lab.chaos.scenarios import balancers, data, hands, hosts, kills, leases, releases
+
+GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
+    "Workers and tasks that are killed": kills.SCENARIOS,
+    "People in the Airflow UI": hands.SCENARIOS,
+    "Load balancers": balancers.SCENARIOS,
+    "Markers, map files and application hosts": hosts.SCENARIOS,
+    "Two changes at once": leases.SCENARIOS,
+    "Releases": releases.SCENARIOS,
+    "Users and metrics": data.SCENARIOS,
+}
+SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
+# Short ones that between them use every way out of a deployment.
+SELECTED: Final = (
+    "two-deployments-at-once",
+    "release-fails-late",
+    "task-killed-inside-the-bake",
+    "marked-failed-inside-the-bake",
+    "lb2-ssh-cut-after-the-first-switch",
+    "marker-garbage",
+    "superseded-run-cleared",
+    "release-is-another",
+)
+
+
+def chosen(patterns: list[str]) -> list[Scenario]:
+    """The scenarios whose names match any of the patterns (shell style), in the patterns' order; all without one.
+
+    Raises KeyError for a pattern that matches nothing.
+    """
+    found: dict[str, Scenario] = {}
+    for pattern in patterns or ["*"]:
+        matching = {each.name: each for each in SCENARIOS if fnmatchcase(each.name, pattern)}
+        if not matching:
+            raise KeyError(f"no scenario matches {pattern!r}; `python -m lab.chaos --list` shows all")
+        found |= {name: each for name, each in matching.items() if name not in found}
+    return list(found.values())

@@ -1,0 +1,75 @@
+"""The fault matrix as a page of the user's guide: `python -m lab.chaos.matrix` writes docs/faults.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lab import paths
+from lab.chaos.catalog import GROUPS, SCENARIOS, SELECTED
+from lab.chaos.scenario import Scenario
+
+PAGE: Final = paths.CHECKOUT / "docs" / "faults.md"
+
+_HEAD: Final = """# Faults
+
+What a deployment survives, and how that is known. Each row is a scenario that really happens in the lab: a
+deployment is started through Airflow's API while users send requests, something is broken at a state that is seen in
+the estate or in the run, and the end is judged from outside.
+
+    make chaos                                  # all {total}; writes build/chaos.json; takes about {minutes} minutes
+    python -m lab.chaos --list                  # their names
+    python -m lab.chaos --only 'marker-*'       # some of them; their results replace the earlier ones
+
+`make test` plays those marked with ●. This page is written by `python -m lab.chaos.matrix` from the scenarios
+themselves.
+
+## What "safe" means
+
+A scenario is safe when all of this holds, and unsafe otherwise; what is wrong is in its `detail`:
+
+- Exactly one color is live, all load balancers agree, and it is the color in the last column. Their map files say the
+  same, so that a restart changes nothing; markers agree; every application host serves the color. This is judged by
+  `lab/checker.py`, which shares no code with the procedures. Where a load balancer can't be reached, the run may end
+  with traffic on two colors instead, if its error and the messages to people say SPLIT TRAFFIC and what to do ("or said
+  loudly").
+- No request of a user failed, but for those that the fault itself explains: on the broken load balancer while it was
+  broken, or the bad release's own 5xx answers. All others count as caused by us.
+- The run ended as the scenario says. A run that succeeded has watched its release for the whole bake.
+- For every failed run exactly one message is on Slack, and one page on PagerDuty; a run that was refused before it
+  touched anything pages nobody.
+"""
+# Measured: a scenario takes half a minute to two.
+_SECONDS_EACH: Final = 50
+
+
+def page() -> str:
+    """The page's text."""
+    parts = [_HEAD.format(total=len(SCENARIOS), minutes=round(len(SCENARIOS) * _SECONDS_EACH / 60))]
+    for title, scenarios in GROUPS.items():
+        rows = [_row(scenario) for scenario in scenarios]
+        parts.append(
+            "\n".join(
+                [
+                    f"## {title}",
+                    "",
+                    "| scenario | what is broken | what must happen | live at the end |",
+                    "|---|---|---|---|",
+                    *rows,
+                    "",
+                ]
+            )
+        )
+    return "\n".join(parts)
+
+
+def _row(scenario: Scenario) -> str:
+    live = {"OLD": "the old one", "NEW": "the new one", "EITHER": "one of both"}[scenario.live.name]
+    if scenario.may_split:
+        live += ", or said loudly"
+    excused = "" if scenario.excuse.words == "none" else f" Requests that may fail: {scenario.excuse.words}."
+    name = f"`{scenario.name}`{' ●' if scenario.name in SELECTED else ''}"
+    return f"| {name} | {scenario.fault} | {scenario.expects}.{excused} | {live} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,154 @@
+"""The lab, Airflow and the ledger as scenarios find them, and bringing them back to order between two scenarios."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+import psutil
+
+from lab import addresses, application_hosts, checker, estate, faults, paths
+from lab.addresses import MAILBOX_HTTP_PORT
+from lab.airflow.client import FINISHED_RUN, AirflowApiError
+from lab.airflow.stack import LocalAirflow
+from lab.chaos.drill import Drill
+from lab.chaos.records import Records
+from lab.chaos.run import MissedStateError, Run
+from lab.chaos.scenario import DEPLOY
+from lab.checker import Verdict
+from lab.hosts import ENVIRONMENTS
+from lab.load.generator import LoadGenerator
+from lab.mailbox.client import Mailbox
+
+ENVIRONMENT: Final = "production"
+LOAD_BALANCERS: Final = ("lb1", "lb2")
+APPLICATION_HOSTS: Final = ("app1", "app2")
+STOP: Final = f"stop_idle_color.{ENVIRONMENT}"
+RATE_PER_SECOND: Final = 100
+# The one that is not live is deployed; only the two whose artifacts are soon there.
+GOOD_VERSIONS: Final = ("v1.1.0", "v1.0.0", "v1.2.0")
+LEASE_WAIT_SECONDS: Final = 40.0
+
+
+class StageError(Exception):
+    """The lab could not be brought to order; the scenarios can't go on."""
+
+
+class Stage:
+    """What all scenarios share.
+
+    Args:
+        airflow: The lab's Airflow, up.
+        say: Told about progress, a line at a time.
+    """
+
+    def __init__(self, airflow: LocalAirflow, say: Callable[[str], None]) -> None:
+        self.airflow = airflow
+        self.say = say
+        self.client = airflow.client("operator")
+        self._admin = airflow.client("admin")
+        self.records = Records(paths.LAB_DIR / "ledger/ledger.db")
+        self.mailbox = Mailbox(f"http://{addresses.endpoint('mailbox', MAILBOX_HTTP_PORT)}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+        self._admin.close()
+
+    def next_version(self, live: Verdict) -> str:
+        """The good version to deploy next: not the one that is live."""
+        return next(version for version in GOOD_VERSIONS if not str(live.release).startswith(f"{version}-"))
+
+    def load(self) -> LoadGenerator:
+        """Light traffic over both load balancers, fresh and kept connections."""
+        balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in LOAD_BALANCERS}
+        return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE_PER_SECOND)
+
+    def prepare(self) -> Verdict:
+        """Mend what is broken, end what runs, and put a good release live on one color. Returns what is live.
+
+        Raises StageError when that is not possible.
+        """
+        if faults.active():
+            faults.mend()
+        self._end_runs()
+        self._await_free_lease()
+        verdict = checker.check(ENVIRONMENT)
+        if verdict.problems or not self._is_good(verdict):
+            self.say(f"resetting {ENVIRONMENT}: {'; '.join(verdict.problems) or f'{verdict.release} is live'}")
+            estate.reset((ENVIRONMENT,), self.say)
+            verdict = checker.check(ENVIRONMENT)
+        if verdict.problems:
+            raise StageError(f"{ENVIRONMENT} is not in order after a reset: {'; '.join(verdict.problems)}")
+        return verdict
+
+    def _is_good(self, verdict: Verdict) -> bool:
+        return any(str(verdict.release).startswith(f"{version}-") for version in GOOD_VERSIONS)
+
+    def _end_runs(self) -> None:
+        """End runs that a failed scenario has left, so that the next one is not refused because of them."""
+        self._wake_paused_processes()
+        for dag_id in (DEPLOY, STOP):
+            for row in self.client.dag_runs(dag_id, limit=50):
+                if row["state"] in FINISHED_RUN or _starts_later(row):
+                    continue
+                self.say(f"ending {dag_id} {row['dag_run_id']}, which is {row['state']}")
+                run = Run(self.client, self.airflow.supervision, self.records, dag_id, row["dag_run_id"])
+                if dag_id == DEPLOY:
+                    run.mark_failed()
+                try:
+                    run.until_ended(120)
+                except MissedStateError as error:
+                    raise StageError(f"{run} does not end: {error}") from error
+
+    def _wake_paused_processes(self) -> None:
+        for process in self.airflow.supervision.descendants():
+            try:
+                if process.status() == psutil.STATUS_STOPPED:
+                    os.kill(process.pid, signal.SIGCONT)
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue
+
+    def _await_free_lease(self) -> None:
+        give_up_at = time.monotonic() + LEASE_WAIT_SECONDS
+        while (lease := self.records.open_lease(ENVIRONMENT)) is not None:
+            if time.monotonic() > give_up_at:
+                # As an admin would hand it back: by the ledger alone, without the procedures.
+                from sebenza_ops.ledger import Ledger
+
+                ledger = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+                ledger.leases.release(ENVIRONMENT, lease.token, "left by a fault test", "chaos")
+            time.sleep(0.2)
+
+    def tidy(self, drill: Drill) -> None:
+        """Undo what a scenario has broken, and take the stops of idle colors that it has scheduled off again."""
+        drill.stack.close()
+        for run in drill.runs:
+            for number in range(4):
+                stop = f"after__{run.run_id}__{number}"
+                try:
+                    self._admin.request("DELETE", f"/dags/{STOP}/dagRuns/{stop}")
+                except AirflowApiError:
+                    break
+
+    def remove_release(self, host: str, version: str) -> None:
+        """Remove a release that is not live from a host, so that a deployment must install it."""
+        import shutil
+
+        for directory in (paths.host_files(host) / "srv/sebenza/releases").glob(f"{version}-*"):
+            shutil.rmtree(directory)
+
+    def colors(self) -> dict[str, str | None]:
+        """The color that each load balancer sends to now, in its running map."""
+        return {name: application_hosts.live_color(name) for name in ENVIRONMENTS[ENVIRONMENT].load_balancers}
+
+
+def _starts_later(row: dict[str, object]) -> bool:
+    """Whether a run only waits for its time, as the stop of a color that is kept warm."""
+    from datetime import UTC, datetime
+
+    run_after = row.get("run_after")
+    return row["state"] == "queued" and bool(run_after) and datetime.fromisoformat(str(run_after)) > datetime.now(UTC)

@@ -1,0 +1,64 @@
+"""Where the lab keeps its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+import supervisor
+
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+LAB_DIR: Final = Path(os.environ.get("SEBENZA_LAB_DIR") or CHECKOUT / ".lab").resolve()
+
+# Host trees are reached through short links: a Unix socket's path has at most 107 bytes (unix(7)).
+RUN_DIR: Final = Path("/run/sebenza-lab")
+
+CACHE_DIR: Final = LAB_DIR / "cache"
+CA_DIR: Final = LAB_DIR / "ca"
+CA_FILE: Final = CA_DIR / "ca.pem"
+KEYS_DIR: Final = LAB_DIR / "keys"
+OPERATOR_KEY: Final = KEYS_DIR / "operator"
+KNOWN_HOSTS: Final = KEYS_DIR / "known_hosts"
+ENVIRONMENTS_DIR: Final = LAB_DIR / "environments"
+CONNECTIONS_FILE: Final = LAB_DIR / "connections.yaml"
+LAB_FILE: Final = LAB_DIR / "lab.json"
+SECRETS_FILE: Final = LAB_DIR / "secrets.json"
+FAULTS_FILE: Final = LAB_DIR / "faults.json"
+FAULTS_DIR: Final = LAB_DIR / "faults"
+
+LAB_TEMPLATES: Final = CHECKOUT / "lab" / "templates"
+HOST_TEMPLATES: Final = CHECKOUT / "include" / "hosts"
+
+PM2: Final = CHECKOUT / "lab" / "node" / "node_modules" / "pm2" / "bin" / "pm2"
+PM2_DAEMON: Final = CHECKOUT / "lab" / "node" / "node_modules" / "pm2" / "lib" / "Daemon.js"
+SUPERVISOR_DIR: Final = Path(supervisor.__path__[0]).parent
+POSTGRES_BIN: Final = Path("/usr/lib/postgresql/15/bin")
+
+
+def host_root(host: str) -> Path:
+    """The root of a host's file tree, as its own processes and the inventory name it."""
+    return RUN_DIR / host
+
+
+def host_files(host: str) -> Path:
+    """The same tree where it is stored, under the lab's directory."""
+    return LAB_DIR / "hosts" / host
+
+
+def node_bin_dir() -> Path:
+    """The directory of the `node` and `npm` that hosts run."""
+    return program("node").parent
+
+
+def program(name: str) -> Path:
+    """The absolute path of an installed program; `FileNotFoundError` says how to install it."""
+    beside_python = Path(sys.executable).parent / name
+    if beside_python.exists():
+        return beside_python
+    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin:" + os.environ.get("PATH", ""))
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed: run scripts/setup.sh (make demo and make test do)")
+    return Path(found)

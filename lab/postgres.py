@@ -1,0 +1,223 @@
+"""The lab's database servers: clusters, roles, databases, replication."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+
+from lab import paths, supervision
+from lab.accounts import ids, own
+from lab.addresses import POSTGRES_PORT, address
+from lab.configuration import HEALTH_USER, REPLICATION_USER
+from lab.hosts import ENVIRONMENTS, LabEnvironment
+from lab.secrets import lab_secrets
+from lab.waiting import LabError, until
+
+APPLICATION_ROLE = "sebenza"
+
+
+def data_directory(host: str) -> Path:
+    """The data directory of a host's cluster."""
+    return paths.host_files(host) / "var/lib/postgresql/main"
+
+
+@contextlib.contextmanager
+def connect(host: str, database: str = "postgres") -> Iterator[Any]:
+    """A cursor of the superuser on a host's server, in autocommit mode."""
+    connection = psycopg2.connect(
+        host=address(host),
+        port=POSTGRES_PORT,
+        user="postgres",
+        password=lab_secrets().postgres_superuser,
+        dbname=database,
+        connect_timeout=3,
+        application_name="sebenza-lab",
+    )
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()
+
+
+def _run_as_postgres(command: list[str], what: str, environment: dict[str, str] | None = None) -> None:
+    user_id, group_id = ids("postgres")
+    done = subprocess.run(
+        command,
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **(environment or {})},
+        user=user_id,
+        group=group_id,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(f"{what} failed: {(done.stderr or done.stdout).strip()[-600:]}")
+
+
+def _has_cluster(host: str) -> bool:
+    return (data_directory(host) / "PG_VERSION").exists()
+
+
+def primary_of_production() -> str:
+    """The host whose cluster is production's primary, by what its data directory says."""
+    for host in ENVIRONMENTS["production"].database_hosts:
+        if _has_cluster(host) and not (data_directory(host) / "standby.signal").exists():
+            return host
+    return ENVIRONMENTS["production"].database_hosts[0]
+
+
+def start_primary(host: str) -> None:
+    """Start a primary, after creating its cluster if it has none, and create what applications need."""
+    if not _has_cluster(host):
+        _create_cluster(host)
+    supervision.start(host, "postgresql")
+    until(lambda: _answers(host), f"{host}: PostgreSQL answers queries", 30)
+    _ensure_roles(host)
+    for environment in ENVIRONMENTS.values():
+        if host in environment.database_hosts:
+            _ensure_database(host, environment)
+
+
+def start_standby(host: str, primary: str) -> None:
+    """Start a streaming replica, after copying the primary if it has no cluster, and wait until it streams."""
+    slot = f"{host}_slot"
+    with connect(primary) as cursor:
+        cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,))
+        if cursor.fetchone() is None:
+            cursor.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
+    if not _has_cluster(host):
+        _copy_cluster(host, primary, slot)
+    supervision.start(host, "postgresql")
+    until(
+        lambda: _streams(primary, slot),
+        f"{host}: streams from {primary} (to copy it anew, remove {data_directory(host)} while the lab is down)",
+        30,
+    )
+
+
+def _create_cluster(host: str) -> None:
+    directory = data_directory(host)
+    # Made beside and moved: a cluster that exists is a whole one, whenever the lab was killed.
+    fresh = directory.with_name("fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with tempfile.NamedTemporaryFile("w") as password_file:
+        password_file.write(lab_secrets().postgres_superuser)
+        password_file.flush()
+        own(Path(password_file.name), "postgres", 0o600)
+        command = [str(paths.POSTGRES_BIN / "initdb"), "--pgdata", str(fresh), "--username", "postgres"]
+        command += ["--pwfile", password_file.name, "--data-checksums", "--encoding", "UTF8"]
+        command += ["--locale", "C.UTF-8", "--auth-local", "peer", "--auth-host", "scram-sha-256", "--no-sync"]
+        _run_as_postgres(command, f"{host}: initdb")
+    fresh.rename(directory)
+
+
+def _copy_cluster(host: str, primary: str, slot: str) -> None:
+    directory = data_directory(host)
+    fresh = directory.with_name("fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    command = [str(paths.POSTGRES_BIN / "pg_basebackup"), "--pgdata", str(fresh), "--write-recovery-conf"]
+    command += ["--host", address(primary), "--port", str(POSTGRES_PORT), "--username", REPLICATION_USER]
+    command += ["--slot", slot, "--wal-method", "stream", "--checkpoint", "fast", "--no-sync", "--no-password"]
+    _run_as_postgres(command, f"{host}: copying {primary}", {"PGPASSWORD": lab_secrets().replication})
+    fresh.rename(directory)
+
+
+def _answers(host: str) -> bool:
+    try:
+        with connect(host) as cursor:
+            cursor.execute("SELECT 1")
+            return True
+    except psycopg2.OperationalError:
+        return False
+
+
+def _streams(primary: str, slot: str) -> bool:
+    with connect(primary) as cursor:
+        cursor.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (slot,))
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _ensure_roles(host: str) -> None:
+    roles = {HEALTH_USER: ("LOGIN", None), REPLICATION_USER: ("LOGIN REPLICATION", lab_secrets().replication)}
+    with connect(host) as cursor:
+        cursor.execute("SELECT rolname FROM pg_roles")
+        present = {name for (name,) in cursor.fetchall()}
+        for name, (rights, password) in roles.items():
+            if name in present:
+                continue
+            statement = sql.SQL("CREATE ROLE {} " + rights).format(sql.Identifier(name))
+            if password is not None:
+                statement += sql.SQL(" PASSWORD {}").format(sql.Literal(password))
+            cursor.execute(statement)
+
+
+def application_role(environment: LabEnvironment) -> str:
+    """The database role of an environment's application; servers that two environments share have two."""
+    return APPLICATION_ROLE if environment.name == "production" else f"{APPLICATION_ROLE}_{environment.name}"
+
+
+def _ensure_database(host: str, environment: LabEnvironment) -> None:
+    role = application_role(environment)
+    with connect(host) as cursor:
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+        if cursor.fetchone() is None:
+            cursor.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                    sql.Identifier(role), sql.Literal(lab_secrets().database(environment.name))
+                )
+            )
+            # What procedures read beyond their own tables: sessions, replication, statement statistics.
+            cursor.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(role)))
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (environment.database_name,))
+        if cursor.fetchone() is None:
+            cursor.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                    sql.Identifier(environment.database_name), sql.Identifier(role)
+                )
+            )
+    with connect(host, environment.database_name) as cursor:
+        cursor.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+
+
+def database_url(environment: LabEnvironment) -> str:
+    """The URL by which the application reaches its database."""
+    password = lab_secrets().database(environment.name)
+    role = application_role(environment)
+    return f"postgresql://{role}:{password}@{environment.database_endpoint}/{environment.database_name}"
+
+
+def application_can_write(environment: LabEnvironment) -> bool:
+    """Whether the application's address leads to a server that is not in recovery."""
+    try:
+        connection = psycopg2.connect(database_url(environment), connect_timeout=3)
+    except psycopg2.OperationalError:
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT NOT pg_is_in_recovery()")
+            row = cursor.fetchone()
+    except psycopg2.OperationalError:
+        return False
+    finally:
+        connection.close()
+    return bool(row and row[0])
+
+
+def remove_stale_lock(host: str) -> None:
+    """Remove the postmaster.pid of a host that is down: after a kill, its number may be another process's."""
+    (data_directory(host) / "postmaster.pid").unlink(missing_ok=True)
+    for socket in (paths.host_files(host) / "run/postgresql").glob(".s.PGSQL.*"):
+        socket.unlink()

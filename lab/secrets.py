@@ -1,0 +1,54 @@
+"""Passwords and keys of the lab, generated once and kept in its own directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from functools import cache
+
+from lab import paths
+
+
+def _password() -> str:
+    return secrets.token_urlsafe(18)
+
+
+@dataclass(frozen=True)
+class LabSecrets:
+    """Everything secret that the lab's hosts share with the connections it writes."""
+
+    postgres_superuser: str = field(default_factory=_password)
+    replication: str = field(default_factory=_password)
+    database_production: str = field(default_factory=_password)
+    database_staging: str = field(default_factory=_password)
+    database_development: str = field(default_factory=_password)
+    cache_production: str = field(default_factory=_password)
+    cache_staging: str = field(default_factory=_password)
+    cache_development: str = field(default_factory=_password)
+    storage_key_id: str = field(default_factory=lambda: "LAB" + secrets.token_hex(8).upper())
+    storage_secret: str = field(default_factory=_password)
+    slack_token: str = field(default_factory=lambda: "T0LAB/B0LAB/" + secrets.token_hex(12))
+    pagerduty_routing_key: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def database(self, environment: str) -> str:
+        """The password of the application's database role in an environment."""
+        return str(getattr(self, f"database_{environment}"))
+
+    def cache(self, environment: str) -> str:
+        """The Redis password of an environment."""
+        return str(getattr(self, f"cache_{environment}"))
+
+
+@cache
+def lab_secrets() -> LabSecrets:
+    """The secrets of this lab: read from its directory, or generated and stored (owner only)."""
+    if paths.SECRETS_FILE.exists():
+        return LabSecrets(**json.loads(paths.SECRETS_FILE.read_text()))
+    generated = LabSecrets()
+    paths.SECRETS_FILE.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(paths.SECRETS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(generated), file, indent=1)
+    return generated
