@@ -1,0 +1,1 @@
+"""Sebenza Ops: an operations manual as running software."""

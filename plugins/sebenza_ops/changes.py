@@ -1,0 +1,240 @@
+"""A run that changes an environment: its lease, its fencing token, and what it records while it works.
+
+Every changing task begins with `ChangeRun.begin_attempt`: the attempt gets a fencing token of its own, so that an
+earlier attempt of the same task that is paused, not dead, is refused by the hosts when it wakes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sebenza_ops.environments.inventory import load_inventory
+from sebenza_ops.environments.models import Environment
+from sebenza_ops.evidence.facts import Fact, TimelineEntry, record_all
+from sebenza_ops.ledger import (
+    Holder,
+    Lease,
+    LeaseHeld,
+    LeaseKind,
+    LeaseLost,
+    Ledger,
+    LedgerUnavailable,
+    ReservationHeld,
+    RunSuperseded,
+)
+from sebenza_ops.systems.ssh import Fence
+
+log = logging.getLogger(__name__)
+
+# Beyond a deferred wait's own end: a triggerer that restarts and a scheduler that is busy take their time.
+DEFERRAL_GRACE_SECONDS = 120.0
+
+
+class ChangeRefusedError(Exception):
+    """The run may not change the environment; nothing was touched. Never retried."""
+
+
+def find_environment(name: str) -> Environment:
+    """The environment of this name. Raises ChangeRefusedError with the inventory's problem when it can't be read."""
+    inventory = load_inventory()
+    environment = inventory.environments.get(name)
+    if environment is None:
+        problems = "; ".join(str(error) for error in inventory.errors.values())
+        known = ", ".join(sorted(inventory.environments)) or "none"
+        raise ChangeRefusedError(f"no environment {name!r} in the inventory (there: {known}). {problems}".strip())
+    return environment
+
+
+class ChangeRun:
+    """One run's hold on one environment, as its tasks use it.
+
+    Args:
+        ledger: The ledger.
+        environment: The environment that is changed.
+        holder: The run, and who started it.
+        clear_number: How often the run was cleared.
+        conf: The run's conf.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        environment: Environment,
+        holder: Holder,
+        clear_number: int = 0,
+        conf: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.clear_number = clear_number
+        self.conf = dict(conf or {})
+        self.ledger = ledger
+        self.environment = environment
+        self.holder = holder
+        self._unsaved: list[Fact] = []
+        self._lost = threading.Event()
+        self._fence: Fence | None = None
+        self._purpose = ""
+
+    @classmethod
+    def from_context(cls, context: Mapping[str, Any], environment_name: str) -> ChangeRun:
+        """The run of a task's context."""
+        dag_run = context["dag_run"]
+        return cls(
+            Ledger.from_connection(),
+            find_environment(environment_name),
+            holder_of(context),
+            getattr(dag_run, "clear_number", 0),
+            dag_run.conf,
+        )
+
+    @property
+    def fence(self) -> Fence:
+        """This attempt's fence. Only after `begin_attempt` or `acquire`."""
+        if self._fence is None:
+            raise RuntimeError("begin_attempt first: a change needs its fencing token")
+        return self._fence
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether renewing found that somebody else holds the environment now."""
+        return self._lost.is_set()
+
+    def acquire(self, purpose: str, ttl_seconds: float, seen_token: int, kind: LeaseKind = LeaseKind.CHANGE) -> Lease:
+        """Take the lease with a token above the hosts' highest.
+
+        Raises ChangeRefusedError when another run holds it, or changed the environment after this run's first attempt.
+        """
+        try:
+            lease = self.ledger.leases.acquire(
+                self.environment.name,
+                self.holder,
+                purpose,
+                ttl_seconds,
+                seen_token,
+                kind=kind,
+                respect_reservation=True,
+            )
+        except (LeaseHeld, ReservationHeld, RunSuperseded) as error:
+            raise ChangeRefusedError(str(error)) from error
+        self._take(lease)
+        return lease
+
+    def begin_attempt(self, purpose: str, ttl_seconds: float) -> Fence:
+        """A fencing token for this attempt alone. Raises ChangeRefusedError as `acquire`."""
+        current = self.ledger.leases.current(self.environment.name)
+        mine = current is not None and current.holder.is_run(self.holder)
+        if current is not None and mine:
+            lease = self.acquire(current.purpose, ttl_seconds, current.token, current.kind)
+            # A wait of the same run that goes on beside this attempt counts on the longer time.
+            if current.expires_at > lease.expires_at:
+                self.ledger.leases.extend_until(self.environment.name, lease.token, current.expires_at)
+        else:
+            self.acquire(purpose, ttl_seconds, 0)
+        return self.fence
+
+    def join(self, purpose: str, ttl_seconds: float) -> None:
+        """Take part in the run's lease without a token of its own: for a step that changes nothing on hosts."""
+        current = self.ledger.leases.current(self.environment.name)
+        if current is not None and current.holder.is_run(self.holder):
+            self._take(current)
+        else:
+            self.acquire(purpose, ttl_seconds, 0)
+
+    def refence(self, ttl_seconds: float) -> None:
+        """A new fencing token, so that commands of this attempt that are still under way come too late.
+
+        A ledger that is down gives none: then the old one stays.
+        """
+        try:
+            current = self.fence.token
+            self._take(
+                self.ledger.leases.acquire(self.environment.name, self.holder, self._purpose, ttl_seconds, current)
+            )
+        except LedgerUnavailable as error:
+            log.warning("no new fencing token, the ledger is down: %s", error)
+        except (LeaseHeld, RunSuperseded) as error:
+            raise ChangeRefusedError(str(error)) from error
+
+    def extend_for_wait(self, wait_seconds: float) -> None:
+        """Let the lease outlast a deferred wait, in which nothing of this run can renew it."""
+        expires_at = datetime.now(UTC) + timedelta(seconds=wait_seconds + DEFERRAL_GRACE_SECONDS)
+        current = self.ledger.leases.current(self.environment.name)
+        # A step of the same run beside this one may have taken a newer token since.
+        mine = current is not None and current.holder.is_run(self.holder)
+        token = current.token if current is not None and mine else self.fence.token
+        self.ledger.leases.extend_until(self.environment.name, token, expires_at)
+
+    @contextmanager
+    def kept_lease(self, ttl_seconds: float) -> Iterator[None]:
+        """Renew the lease in the background. A ledger that is down does not stop the change: the hosts' fences hold."""
+        stop = threading.Event()
+
+        def renew() -> None:
+            while not stop.wait(ttl_seconds / 4):
+                try:
+                    self.ledger.leases.renew(self.environment.name, self.fence.token, ttl_seconds)
+                except LeaseLost as error:
+                    log.error("%s", error)
+                    self._lost.set()
+                    return
+                except LedgerUnavailable as error:
+                    log.warning("The lease could not be renewed, trying again: %s", error)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=10)
+
+    def release(self, reason: str) -> None:
+        """Give the lease back."""
+        self.ledger.leases.release(self.environment.name, self.fence.token, reason)
+
+    def note(self, text: str, level: str = "info", host: str | None = None, mark: str | None = None) -> None:
+        """Add a line to the run's timeline and to the task's log."""
+        log.log(logging.ERROR if level == "error" else logging.INFO, "%s%s", f"{host}: " if host else "", text)
+        entry = {"at": datetime.now(UTC), "text": text, "level": level, "host": host, "mark": mark}
+        self.record([TimelineEntry.model_validate(entry)])
+
+    def record(self, facts: Iterable[Fact]) -> None:
+        """Keep facts as evidence. What a ledger that is down does not take is kept for the next call."""
+        self._unsaved.extend(facts)
+        if not self._unsaved:
+            return
+        try:
+            record_all(self.ledger, self.holder.dag_id, self.holder.run_id, self._unsaved)
+        except LedgerUnavailable as error:
+            log.warning("%d facts wait for the ledger: %s", len(self._unsaved), error)
+        else:
+            self._unsaved.clear()
+
+    def tell_hold(self, text: str) -> None:
+        """Tell people, now, that the run holds traffic. That nobody could be told never breaks the run."""
+        from sebenza_ops.notify.outbox import deliver_in_background, queue_hold
+        from sebenza_ops.notify.runs import Run
+
+        run = Run(self.holder.dag_id, self.holder.run_id, self.clear_number, self.holder.actor, self.conf)
+        try:
+            queue_hold(self.ledger, run, text)
+        except LedgerUnavailable as error:
+            log.error("nobody could be told, the ledger is down (%s): %s", error, text)
+            return
+        deliver_in_background(self.ledger)
+
+    def _take(self, lease: Lease) -> None:
+        holder = f"{self.holder.dag_id}/{self.holder.run_id}".replace(" ", "_")
+        self._purpose = lease.purpose
+        self._fence = Fence(self.environment.name, lease.token, holder)
+
+
+def holder_of(context: Mapping[str, Any]) -> Holder:
+    """The run of a task's context, and who started it ("scheduler" for a scheduled one)."""
+    dag_run = context["dag_run"]
+    actor = getattr(dag_run, "triggering_user_name", None) or "scheduler"
+    return Holder(dag_id=dag_run.dag_id, run_id=dag_run.run_id, actor=actor)

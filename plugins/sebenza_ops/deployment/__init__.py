@@ -1,0 +1,1 @@
+"""Deployment: releases, plans, moving traffic, watching it, and undoing it."""

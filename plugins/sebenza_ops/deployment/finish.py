@@ -1,0 +1,225 @@
+"""The end of a deployment, whatever happened before: one live color, the outcome, the evidence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.plan import DeploymentPlan
+from sebenza_ops.deployment.progress import Phase, Progress
+from sebenza_ops.deployment.proof import prove_by_requests
+from sebenza_ops.deployment.switch import ReleaseRejectedError, TrafficSwitch
+from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
+from sebenza_ops.environments.models import Color, Environment
+from sebenza_ops.evidence.facts import OutcomeFact, load
+from sebenza_ops.evidence.report import render_report
+from sebenza_ops.evidence.store import store_report
+from sebenza_ops.evidence.summary import RunHeader, procedure_name
+from sebenza_ops.ledger import Outcome
+from sebenza_ops.systems.application_hosts import ApplicationHost
+from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
+from sebenza_ops.systems.fencing import changed_hosts, raise_tokens
+from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.ssh import HostSession, on_hosts
+
+log = logging.getLogger(__name__)
+
+
+def finish_run(run: ChangeRun, failed: list[str]) -> str:
+    """Leave one live color, record the outcome, store the evidence. Returns the summary.
+
+    Raises SplitTrafficError, after everything is recorded, when traffic is on two colors and can't be mended from here.
+    """
+    record = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id)
+    plan = DeploymentPlan.model_validate(record.plan) if record.plan else None
+    if failed:
+        # An attempt that hangs or is paused must not wake up into what comes next.
+        raise_tokens(run.environment, changed_hosts(run.environment), run.fence)
+    split = _undo_unproven(run, plan) if plan is not None and failed else None
+    outcome, summary = _outcome(run, plan, failed, split)
+    holder = run.holder
+    run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
+    _store_evidence(run, record.started_at, failed)
+    if outcome is Outcome.SPLIT:
+        raise split or SplitTrafficError(f"SPLIT TRAFFIC: {summary}. Start a run with converge_to.")
+    return summary
+
+
+def _undo_unproven(run: ChangeRun, plan: DeploymentPlan) -> SplitTrafficError | None:
+    """Take a release back that has not passed. Returns the split that could not be mended, if there is one."""
+    phase = Progress(run).phase
+    if phase is None:
+        _stop_unused_color(run, plan)
+    if phase is None or not phase.is_unproven:
+        return None
+    with TrafficControl(run.environment) as control:
+        try:
+            TrafficSwitch(run, plan, control).undo("the run ended before the release had passed", None)
+        except ReleaseRejectedError as error:
+            log.info("%s", error)
+        except SplitTrafficError as error:
+            return error
+    return None
+
+
+def _stop_unused_color(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """A release that never got traffic must not crash and start again for ever."""
+    with TrafficControl(run.environment) as control:
+        colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
+    if any(color is not plan.from_color for color in colors.values()):
+        return
+
+    def stop(session: HostSession) -> None:
+        host = ApplicationHost(run.environment, session)
+        processes = host.state().processes or ()
+        name = run.environment.application.process_name(plan.to_color)
+        if any(p.name == name and p.cwd.rstrip("/").endswith(plan.release.release_id) for p in processes):
+            host.stop(run.fence, plan.to_color)
+
+    hosts = [run.environment.host(name) for name in plan.hosts]
+    for name, error in on_hosts(hosts, run.environment.ssh_conn_id, stop).items():
+        if isinstance(error, FencedOffError):
+            raise error
+        if error is not None:
+            run.note(f"the unused {plan.to_color} could not be stopped: {error}", "warning", host=name)
+
+
+@dataclass(frozen=True)
+class LiveTraffic:
+    """The color that each load balancer sends to, or None where it can't be told.
+
+    Known by its runtime, or by its answers to requests where it can't be asked.
+    """
+
+    colors: Mapping[str, Color | None]
+
+    @property
+    def agreed(self) -> Color | None:
+        """The color that all of them send to; None when they differ or one is unknown."""
+        distinct = set(self.colors.values())
+        return next(iter(distinct)) if len(distinct) == 1 else None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether two of them are known to send to different colors."""
+        return len({color for color in self.colors.values() if color is not None}) > 1
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.agreed is not None:
+            return f"all load balancers send to {self.agreed}"
+        if not any(self.colors.values()):
+            return "no load balancer tells where it sends"
+        shown = ", ".join(f"{name} {color or 'unknown'}" for name, color in self.colors.items())
+        return f"load balancers {'DISAGREE' if self.is_split else 'send to'}: {shown}"
+
+
+def live_traffic(environment: Environment) -> LiveTraffic:
+    """Ask the load balancers, and those that do not answer as a user would."""
+    with TrafficControl(environment) as control:
+        colors = colors_now(environment, control.states(PATIENT_TIMEOUT_SECONDS))
+    for name in [name for name, color in colors.items() if color is None]:
+        for color in Color:
+            if prove_by_requests(environment, color, None, 2)[name].passed:
+                colors[name] = color
+    return LiveTraffic(colors)
+
+
+def _outcome(
+    run: ChangeRun, plan: DeploymentPlan | None, failed: list[str], split: SplitTrafficError | None
+) -> tuple[Outcome, str]:
+    live = live_traffic(run.environment)
+    outcome, summary = judge_outcome(
+        run.environment.name,
+        plan,
+        failed,
+        live,
+        plan_only=bool(run.conf.get("plan_only")),
+        undo_reason=_undo_reason(run),
+        split=str(split) if split else "",
+    )
+    live_release = None
+    if plan is not None and live.agreed is not None:
+        live_release = plan.release.release_id if live.agreed is plan.to_color else plan.from_release
+    run.record(
+        [
+            OutcomeFact(
+                outcome=outcome.value,
+                summary=summary,
+                live_color=live.agreed.value if live.agreed else None,
+                live_release=live_release,
+                failed_task=failed[0] if failed else None,
+                at=datetime.now(UTC),
+            )
+        ]
+    )
+    return outcome, summary
+
+
+def _undo_reason(run: ChangeRun) -> str:
+    progress = Progress(run)
+    return progress.text("undo_reason", "undone") if progress.phase is Phase.UNDONE else ""
+
+
+def judge_outcome(
+    name: str,
+    plan: DeploymentPlan | None,
+    failed: Sequence[str],
+    live: LiveTraffic,
+    *,
+    plan_only: bool = False,
+    undo_reason: str = "",
+    split: str = "",
+) -> tuple[Outcome, str]:
+    """How a run ended, and its summary for people.
+
+    Args:
+        name: The environment.
+        plan: The run's plan; None when it came to none.
+        failed: The tasks that failed.
+        live: Where traffic goes now.
+        plan_only: The run was to plan only.
+        undo_reason: Why the release was taken back; empty when it was not.
+        split: The error of a way back that did not succeed; empty otherwise.
+    """
+    if split or live.is_split:
+        return Outcome.SPLIT, split or f"{name}: {failed[0] if failed else 'the run has ended'}; {live.text}"
+    if failed and plan is None:
+        return Outcome.REFUSED, f"{name}: {failed[0]} failed before anything was changed; {live.text}"
+    if failed and plan is not None and undo_reason:
+        return Outcome.ROLLED_BACK, f"{name}: {plan.release.release_id} was taken back ({undo_reason}); {live.text}"
+    if failed:
+        return Outcome.FAILED, f"{name}: {failed[0]} failed; {live.text}"
+    if plan is None:
+        return Outcome.SUCCEEDED, f"{name}: nothing to do; {live.text}"
+    if plan_only:
+        return Outcome.PLANNED, f"{name}: planned only, nothing was changed; {live.text}"
+    return Outcome.SUCCEEDED, f"{name}: {plan.release.release_id} is live on {plan.to_color}; {live.text}"
+
+
+def _store_evidence(run: ChangeRun, started_at: datetime, failed: list[str]) -> None:
+    """Evidence that can't be stored never breaks a deployment; the ledger still has every fact."""
+    holder = run.holder
+    now = datetime.now(UTC)
+    header = RunHeader(
+        dag_id=holder.dag_id,
+        run_id=holder.run_id,
+        environment=run.environment.name,
+        procedure=procedure_name(holder.dag_id),
+        run_state="failed" if failed else "success",
+        rendered_at=now,
+        requested_by=holder.actor,
+        started_at=started_at,
+        finished_at=now,
+    )
+    try:
+        report = render_report(load(run.ledger, holder.dag_id, holder.run_id), header)
+        storage = ObjectStorage(run.environment.object_store)
+        key = store_report(report, run.environment, holder.dag_id, holder.run_id, storage)
+        run.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
+    except OutsideSystemError as error:
+        run.note(f"the evidence report could not be stored, the ledger has its facts: {error}", "warning")

@@ -1,0 +1,368 @@
+"""The steps of a deployment as operators. Each is thin: it finds its run and environment, and calls the chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.utils.skipmixin import SkipMixin
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun, find_environment
+from sebenza_ops.procedures import refuse_unknown_conf
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from sebenza_ops.deployment.plan import DeploymentPlan
+
+# A killed task is started again at once: what it watches goes on without it.
+RETRIES = 2
+
+
+class DeploymentOperator(BaseOperator):
+    """Base of the steps: idempotent, so retried without delay.
+
+    Args:
+        environment: Name of the environment in the inventory.
+    """
+
+    safe_to_retry = True
+    ui_color = "#dbe7f3"
+
+    def __init__(self, *, environment: str, **kwargs: Any) -> None:
+        kwargs.setdefault("retries", RETRIES)
+        kwargs.setdefault("retry_delay", timedelta(0))
+        super().__init__(**kwargs)
+        self.environment = environment
+
+    def lease_ttl_seconds(self, run: ChangeRun) -> float:
+        """The lease's life without renewal, by the environment's policy."""
+        policy = run.environment.policies.blue_green
+        return float(policy.lease_ttl_seconds) if policy is not None else 120.0
+
+    def purpose(self, context: Context) -> str:
+        """What the lease is held for, in words."""
+        return f"{self.dag_id.partition('.')[0]} {context['params'].get('version', '')}".strip()
+
+    def join(self, context: Context) -> ChangeRun:
+        """The run's hold on the environment, for a step that changes nothing on hosts."""
+        run = ChangeRun.from_context(context, self.environment)
+        try:
+            run.join(self.purpose(context), self.lease_ttl_seconds(run))
+        except ChangeRefusedError as error:
+            raise AirflowFailException(str(error)) from error
+        return run
+
+    def begin(self, context: Context) -> ChangeRun:
+        """This attempt's hold on the environment, with a fencing token of its own."""
+        run = ChangeRun.from_context(context, self.environment)
+        try:
+            run.begin_attempt(self.purpose(context), self.lease_ttl_seconds(run))
+        except ChangeRefusedError as error:
+            raise AirflowFailException(str(error)) from error
+        return run
+
+
+class AcquireLeaseOperator(DeploymentOperator):
+    """Takes the environment's lease, or refuses the run at once; checks the run's conf before anything is touched.
+
+    Args:
+        check: Checks the run's parameters; raises ValueError that names the field.
+        housekeeping: The run changes nothing that a later change must not undo; it steps back when the lease is held.
+    """
+
+    def __init__(
+        self, *, check: Callable[[Any], None] | None = None, housekeeping: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.check = check
+        self.housekeeping = housekeeping
+
+    def execute(self, context: Context) -> int:
+        """Returns the fencing token."""
+        from sebenza_ops.deployment.steps import take_lease
+
+        refuse_unknown_conf(context)
+        if self.check is not None:
+            try:
+                self.check(context["params"])
+            except ValueError as error:
+                raise AirflowFailException(f"refused, nothing was touched: {error}") from error
+        try:
+            run = ChangeRun.from_context(context, self.environment)
+            return take_lease(
+                run,
+                purpose=self.purpose(context),
+                ttl_seconds=self.lease_ttl_seconds(run),
+                version=str(context["params"].get("version", "")),
+                housekeeping=self.housekeeping,
+                plan_only=bool(context["params"].get("plan_only")),
+            )
+        except ChangeRefusedError as error:
+            if self.housekeeping:
+                raise AirflowSkipException(str(error)) from error
+            raise AirflowFailException(str(error)) from error
+
+
+class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
+    """Compares load balancers, processes and markers, and plans; changes nothing.
+
+    With the parameter `plan_only`, or when the release is live already, all later steps are skipped.
+
+    Args:
+        release: The release's manifest, as BuildReleaseOperator returns it.
+    """
+
+    template_fields = ("release",)
+    inherits_from_skipmixin = True
+
+    def __init__(self, *, release: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release = release
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the plan."""
+        from sebenza_ops.deployment.plan import AlreadyLiveError, DeploymentConflictError, ReleaseRefusedError
+        from sebenza_ops.deployment.steps import plan_deployment
+
+        run = self.begin(context)
+        try:
+            plan = plan_deployment(run, self.release, context["params"])
+        except AlreadyLiveError as error:
+            run.note(str(error), "success")
+            self._skip_the_rest(context)
+            return {}
+        except (DeploymentConflictError, ReleaseRefusedError) as error:
+            raise AirflowFailException(str(error)) from error
+        self.log.info("%s", plan.text())
+        if context["params"].get("plan_only"):
+            run.note("plan only: nothing is changed")
+            context["ti"].xcom_push(key="return_value", value=plan.model_dump(mode="json"))
+            self._skip_the_rest(context)
+        return plan.model_dump(mode="json")
+
+    def _skip_the_rest(self, context: Context) -> None:
+        later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
+        self.skip(ti=context["ti"], tasks=later)
+
+
+class PlannedOperator(DeploymentOperator):
+    """Base of the steps that carry out a plan.
+
+    Args:
+        plan: The plan, as PlanDeploymentOperator returns it.
+    """
+
+    template_fields = ("plan",)
+
+    def __init__(self, *, plan: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+    def parsed_plan(self) -> DeploymentPlan:
+        """The plan as a value."""
+        from sebenza_ops.deployment.plan import DeploymentPlan
+
+        return DeploymentPlan.model_validate(self.plan)
+
+
+class DeployToIdleColorOperator(PlannedOperator):
+    """Installs the release on all application hosts at once, expands the schema, and starts the idle color."""
+
+    def execute(self, context: Context) -> None:
+        """Raises a failure that is not retried when the environment has changed since the plan."""
+        from sebenza_ops.deployment.steps import PlanOutdatedError, deploy_to_idle_color
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        with run.kept_lease(self.lease_ttl_seconds(run)):
+            try:
+                deploy_to_idle_color(run, self.parsed_plan())
+            except (PlanOutdatedError, FencedOffError) as error:
+                raise AirflowFailException(str(error)) from error
+
+
+class SwitchProveAndBakeOperator(PlannedOperator):
+    """Moves traffic on every load balancer, proves it by two sources, watches it, and moves it back on a trigger.
+
+    One task, so that a trigger is acted on within a second; killed, it goes on where the load balancers are.
+    """
+
+    ui_color = "#c9e4d0"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the new color's requests and errors; and which color is kept warm now, with what, and until when."""
+        from sebenza_ops.deployment.switch import ReleaseRejectedError, SwitchFailedError, TrafficSwitch
+        from sebenza_ops.deployment.traffic import SplitTrafficError, TrafficControl
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        plan = self.parsed_plan()
+        with run.kept_lease(self.lease_ttl_seconds(run)), TrafficControl(run.environment) as control:
+            try:
+                decision = TrafficSwitch(run, plan, control).execute()
+            except (ReleaseRejectedError, SwitchFailedError, SplitTrafficError, FencedOffError) as error:
+                run.note(str(error), "error")
+                raise AirflowFailException(str(error)) from error
+        stop_at = datetime.now(UTC) + timedelta(seconds=plan.keep_warm_seconds)
+        return {
+            "requests": decision.requests,
+            "errors": decision.errors,
+            "warm_color": plan.from_color.value,
+            "warm_release_id": plan.from_release or "",
+            "stop_at": stop_at.isoformat(),
+        }
+
+
+class RecordDeploymentOperator(PlannedOperator):
+    """Writes the last known good release, on the hosts and in the ledger."""
+
+    def execute(self, context: Context) -> None:
+        """Write it everywhere."""
+        from sebenza_ops.deployment.steps import record_deployment
+
+        record_deployment(self.begin(context), self.parsed_plan())
+
+
+class StopLaterOperator(TriggerDagRunOperator):
+    """Schedules the end of the old color's warm time: another procedure's run, at a time that is known only now.
+
+    Give it a run id that is the same at each try: a try that was killed may have made the run.
+    """
+
+    safe_to_retry = True
+    # The provider does not render it, and fails on the template's text as on a date.
+    template_fields = (*TriggerDagRunOperator.template_fields, "run_after")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            **{"retries": RETRIES, "retry_delay": timedelta(0), "skip_when_already_exists": True, **kwargs}
+        )
+
+
+class StopIdleColorOperator(DeploymentOperator):
+    """Stops a color's processes, if no load balancer sends to it and it still runs the release that was kept warm.
+
+    Parameters of the run: `color`, and `release_id` of what was kept warm (empty: whatever runs there).
+    """
+
+    def execute(self, context: Context) -> None:
+        """Raises a skip with the reason when the color is live or runs another release now."""
+        from sebenza_ops.deployment.steps import NotIdleError, stop_idle_color
+
+        run = self.begin(context)
+        parameters = context["params"]
+        try:
+            stop_idle_color(run, str(parameters["color"]), str(parameters.get("release_id") or ""))
+        except NotIdleError as error:
+            raise AirflowSkipException(str(error)) from error
+
+
+class ReleaseLeaseOperator(DeploymentOperator):
+    """Teardown of a change that needs no settling: gives the lease back; fails when a task of the run has failed."""
+
+    def execute(self, context: Context) -> None:
+        """Release the lease."""
+        run = self.begin(context)
+        run.release("the run has ended")
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
+        failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
+        if failed:
+            raise AirflowFailException(f"{failed[0]} failed; its log says why")
+
+
+class FinishDeploymentOperator(DeploymentOperator):
+    """Teardown: leaves exactly one live color, whatever happened before; stores the evidence; gives the lease back.
+
+    A release that had not passed when the run ended (marked failed by hand, out of retries) is taken back.
+    """
+
+    def execute(self, context: Context) -> str:
+        """Returns the run's summary; fails, so that the run fails, when any task has failed."""
+        from sebenza_ops.deployment.finish import finish_run
+
+        run = self.begin(context)
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
+        failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
+        try:
+            # Divided traffic fails the attempt, and the next one tries to mend it again.
+            with run.kept_lease(self.lease_ttl_seconds(run)):
+                summary = finish_run(run, failed)
+        finally:
+            run.release("the run has ended")
+        if failed:
+            raise AirflowFailException(summary)
+        return summary
+
+
+def failed_tasks(states: dict[str, Any], own_task_id: str) -> list[str]:
+    """The tasks that failed, first those that failed themselves."""
+    ended = {name: str(state) for name, state in states.items() if name != own_task_id}
+    return [name for name, state in ended.items() if state == "failed"] or [
+        name for name, state in ended.items() if state == "upstream_failed"
+    ]
+
+
+class BuildReleaseOperator(BaseOperator):
+    """Makes sure that a git ref's release exists: builds it once on the build host, or finds what was built before.
+
+    Deferred while the build runs. The build goes on when this task is killed, and is found again.
+
+    Args:
+        version: A tag, branch or commit.
+        environment: The environment whose run this belongs to; None for a build alone.
+    """
+
+    safe_to_retry = True
+    template_fields = ("version",)
+    ui_color = "#f3ead2"
+
+    def __init__(self, *, version: str, environment: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("retries", RETRIES)
+        kwargs.setdefault("retry_delay", timedelta(seconds=2))
+        super().__init__(**kwargs)
+        self.version = version
+        self.environment = environment
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the release's manifest. Fails without a retry for an unknown ref and for a build that failed."""
+        return self._ensure(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the build has ended."""
+        if event["missing"]:
+            raise AirflowFailException(f"the build did not end in time: {'; '.join(event['missing'])}")
+        return self._ensure(context)
+
+    def _ensure(self, context: Context) -> dict[str, Any]:
+        from sebenza_ops.changes import holder_of
+        from sebenza_ops.deployment.builds import BuildFailedError, BuildRunning, ReleaseBuilder
+        from sebenza_ops.ledger import Ledger
+        from sebenza_ops.systems.build_host import UnknownRefError
+
+        if self.environment is None:
+            refuse_unknown_conf(context)
+        builder = ReleaseBuilder(Ledger.from_connection(), holder_of(context))
+        try:
+            release = builder.ensure(self.version)
+        except (UnknownRefError, BuildFailedError, ValueError) as error:
+            raise AirflowFailException(str(error)) from error
+        except BuildRunning as running:
+            self._wait(context, running)
+            raise AssertionError("deferring does not return") from running
+        return release.model_dump(mode="json")
+
+    def _wait(self, context: Context, running: Any) -> None:
+        if self.environment is not None:
+            run = ChangeRun(running.ledger, find_environment(self.environment), running.holder)
+            run.begin_attempt("deployment", 120)
+            run.extend_for_wait(running.timeout_seconds)
+        self.defer(
+            trigger=running.trigger(),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=running.timeout_seconds + 60),
+        )

@@ -1,0 +1,29 @@
+"""Parameters that deployment procedures share, and the checks that a form's schema can't make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from sebenza_ops.deployment.release import is_valid_ref
+
+# The form's own check; `is_valid_ref` is stricter. Browsers and Airflow both read this one.
+VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+
+
+def version_param() -> Param:
+    """The release to deploy or build."""
+    return Param(
+        type="string",
+        pattern=VERSION_PATTERN,
+        description="A tag, branch or commit of the application's repository, for example v1.1.0.",
+    )
+
+
+def check_deployment_params(params: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, for what the form's schema does not catch."""
+    version = str(params.get("version", ""))
+    if not is_valid_ref(version):
+        raise ValueError(f"version: {version!r} can't be a git ref: expected letters, digits and . _ / - only")

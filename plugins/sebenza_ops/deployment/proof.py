@@ -1,0 +1,214 @@
+"""The two-source proof that all traffic goes to one color: answers to our requests, and the balancers' counters."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sebenza_ops.deployment.reconcile import LoadBalancerStates
+from sebenza_ops.environments.models import Color, Environment, Host, Role
+from sebenza_ops.evidence.facts import ProofFact
+from sebenza_ops.systems.errors import NoDataError
+from sebenza_ops.systems.haproxy import LoadBalancerState
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_SECONDS = 5.0
+# One wrong answer fails the proof; a few tell what is wrong. A load balancer that hangs would take minutes else.
+ENOUGH_WRONG_ANSWERS = 3
+
+
+@dataclass(frozen=True)
+class RequestProof:
+    """Answers to requests through one load balancer: how many were sent on fresh and on kept connections, how many
+    came from the expected color and release, and what the others were.
+    """
+
+    fresh: int
+    keep_alive: int
+    matched: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def answered_wrongly(self) -> bool:
+        """Whether an answer came from elsewhere, or said that it failed; no answer at all is not meant."""
+        return any(other.startswith("HTTP ") for other in self.others)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every single one matched."""
+        return self.matched == self.fresh + self.keep_alive > 0
+
+
+def prove_by_requests(
+    environment: Environment, color: Color, release_id: str | None, requests_each: int
+) -> dict[str, RequestProof]:
+    """Send requests as a user would through every load balancer: `requests_each` fresh, as many on one connection.
+
+    A request matches when it is answered below 500 with the X-Color (and, unless `release_id` is None, the X-Release)
+    that is expected.
+    """
+    hosts = environment.hosts_with_role(Role.LOAD_BALANCER)
+    context = ssl.create_default_context(cafile=environment.load_balancing.ca_file)
+
+    def prove(host: Host) -> RequestProof:
+        return _prove_one(environment, host, context, color, release_id, requests_each)
+
+    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+        return dict(zip((host.name for host in hosts), pool.map(prove, hosts), strict=True))
+
+
+def _prove_one(
+    environment: Environment,
+    host: Host,
+    context: ssl.SSLContext,
+    color: Color,
+    release_id: str | None,
+    requests_each: int,
+) -> RequestProof:
+    import httpx
+
+    name = environment.public_hostname
+    url = f"https://{host.address}:{environment.load_balancing.https_port}{environment.application.version_path}"
+    others: list[str] = []
+    matched = 0
+
+    def ask(client: httpx.Client) -> bool:
+        # The name is checked against the certificate; the address picks the load balancer. A request without an
+        # answer says nothing about colors: it is asked once more, and only then counted.
+        def get() -> httpx.Response:
+            return client.get(url, headers={"Host": name}, extensions={"sni_hostname": name})
+
+        try:
+            try:
+                answer = get()
+            except httpx.TransportError as error:
+                log.info("%s did not answer (%s), asking once more", host.name, type(error).__name__)
+                answer = get()
+        except httpx.HTTPError as error:
+            others.append(f"{type(error).__name__}: {error}")
+            return False
+        seen = (answer.headers.get("x-color"), answer.headers.get("x-release"))
+        if answer.status_code < 500 and seen[0] == color.value and release_id in (None, seen[1]):
+            return True
+        others.append(f"HTTP {answer.status_code} from {seen[0]} {seen[1]}")
+        return False
+
+    fresh = keep_alive = 0
+    while fresh < requests_each and len(others) < ENOUGH_WRONG_ANSWERS:
+        with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
+            matched += ask(client)
+        fresh += 1
+    with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
+        while keep_alive < requests_each and len(others) < ENOUGH_WRONG_ANSWERS:
+            matched += ask(client)
+            keep_alive += 1
+    return RequestProof(fresh, keep_alive, matched, tuple(others))
+
+
+@dataclass(frozen=True)
+class CounterProof:
+    """What one load balancer's counters grew by between two moments, for the color that was left and the one in use."""
+
+    old_delta: int | None
+    new_delta: int | None
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the old color got nothing, and the new one something."""
+        return self.old_delta == 0 and self.new_delta is not None and self.new_delta > 0
+
+
+def prove_by_counters(
+    environment: Environment, color: Color, before: LoadBalancerStates, after: LoadBalancerStates
+) -> dict[str, CounterProof]:
+    """Compare the counters of two moments that both lie after the switch."""
+    return {
+        host.name: _compare(environment, color, before.get(host.name), after.get(host.name))
+        for host in environment.hosts_with_role(Role.LOAD_BALANCER)
+    }
+
+
+def _compare(environment: Environment, color: Color, before: object, after: object) -> CounterProof:
+    for state in (before, after):
+        if not isinstance(state, LoadBalancerState):
+            return CounterProof(None, None, f"its counters could not be read ({state or 'not asked'})")
+    assert isinstance(before, LoadBalancerState)
+    assert isinstance(after, LoadBalancerState)
+    if before.process_id != after.process_id:
+        return CounterProof(None, None, "HAProxy was reloaded or restarted in between, its counters began anew")
+    colors = environment.application.colors
+    old, new = colors[color.other].backend, colors[color].backend
+    try:
+        old_delta = after.backend(old).requests_total - before.backend(old).requests_total
+        new_delta = after.backend(new).requests_total - before.backend(new).requests_total
+    except NoDataError as error:
+        return CounterProof(None, None, str(error))
+    if old_delta < 0 or new_delta < 0:
+        return CounterProof(None, None, "its counters were cleared in between")
+    return CounterProof(old_delta, new_delta)
+
+
+def proof_facts(
+    color: Color, requests: Mapping[str, RequestProof], counters: Mapping[str, CounterProof], step: str
+) -> list[ProofFact]:
+    """Both sources' answers as evidence."""
+    now = datetime.now(UTC)
+    facts = [
+        ProofFact(
+            source="requests",
+            load_balancer=name,
+            passed=proof.passed,
+            expected_color=color.value,
+            detail={
+                "fresh": proof.fresh,
+                "keep_alive": proof.keep_alive,
+                "matched": proof.matched,
+                **({"others": list(proof.others)} if proof.others else {}),
+            },
+            step=step,
+            at=now,
+        )
+        for name, proof in requests.items()
+    ]
+    facts += [
+        ProofFact(
+            source="load_balancer_counters",
+            load_balancer=name,
+            passed=proof.passed,
+            expected_color=color.value,
+            detail={
+                "old_delta": proof.old_delta,
+                "new_delta": proof.new_delta,
+                **({"reason": proof.reason} if proof.reason else {}),
+            },
+            step=step,
+            at=now,
+        )
+        for name, proof in counters.items()
+    ]
+    return facts
+
+
+def send_synthetic_requests(environment: Environment) -> None:
+    """Ask every warm-up path once through every load balancer, so that an environment without users can be judged.
+
+    What comes back is judged where all traffic is: at the load balancers' counters and in Prometheus.
+    """
+    import httpx
+
+    context = ssl.create_default_context(cafile=environment.load_balancing.ca_file)
+    name = environment.public_hostname
+    with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
+        for host in environment.hosts_with_role(Role.LOAD_BALANCER):
+            base = f"https://{host.address}:{environment.load_balancing.https_port}"
+            for path in environment.application.warm_up_paths:
+                try:
+                    client.get(base + path, headers={"Host": name}, extensions={"sni_hostname": name})
+                except httpx.HTTPError as error:
+                    log.info("synthetic request %s through %s: %s", path, host.name, error)

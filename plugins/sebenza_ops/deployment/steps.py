@@ -1,0 +1,259 @@
+"""What each step of a deployment does on the estate; the operators call these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment.plan import (
+    DeploymentPlan,
+    ReleaseRefusedError,
+    make_plan,
+)
+from sebenza_ops.deployment.progress import Phase, Progress
+from sebenza_ops.deployment.reconcile import reconcile
+from sebenza_ops.deployment.release import Release, artifact_key
+from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
+from sebenza_ops.environments.env_file import render_env_file
+from sebenza_ops.environments.models import Color, Role
+from sebenza_ops.ledger import LeaseKind
+from sebenza_ops.systems.application_hosts import ApplicationHost
+from sebenza_ops.systems.application_secrets import resolve_secrets
+from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
+from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.ssh import HostSession, on_hosts, raise_first_error
+
+REPAIR_DEADLINE_SECONDS = 15.0
+
+
+class PlanOutdatedError(Exception):
+    """The environment is no longer what the plan was made for; nothing was changed by this step."""
+
+
+class NotIdleError(Exception):
+    """A color that was to be stopped is not the idle one that was meant."""
+
+
+def take_lease(
+    run: ChangeRun,
+    *,
+    purpose: str,
+    ttl_seconds: float,
+    version: str,
+    housekeeping: bool = False,
+    plan_only: bool = False,
+) -> int:
+    """Take the lease with a token above every one that a host has seen, and make the hosts refuse lower ones.
+
+    Returns the token. Raises ChangeRefusedError when another run holds the lease. A host that can't be reached is left
+    to the plan, which names it and refuses.
+    """
+    hosts = changed_hosts(run.environment)
+    seen = [answer.token for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
+    # What changes nothing must not keep an earlier run from being cleared.
+    kind = LeaseKind.HOUSEKEEPING if housekeeping or plan_only else LeaseKind.CHANGE
+    lease = run.acquire(purpose, ttl_seconds, max(seen, default=0), kind)
+    if not housekeeping:
+        holder = run.holder
+        run.ledger.deployments.start(
+            run.environment.name, holder.dag_id, holder.run_id, holder.actor, version, None, "blue_green"
+        )
+    answers = raise_tokens(run.environment, hosts, run.fence)
+    for name, answer in answers.items():
+        if isinstance(answer, OutsideSystemError):
+            run.note(f"it could not be told the fencing token: {answer}", "warning", host=name)
+    run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
+    return lease.token
+
+
+def plan_deployment(run: ChangeRun, release_data: Mapping[str, Any], params: Mapping[str, Any]) -> DeploymentPlan:
+    """Compare what is live from every side, and plan. Changes nothing but the ledger.
+
+    Raises:
+        ReleaseRefusedError: The release is marked bad here, or is live already (AlreadyLiveError).
+        DeploymentConflictError: The environment contradicts itself.
+    """
+    environment, policy = run.environment, run.environment.policies.blue_green
+    if policy is None:
+        raise ChangeRefusedError(f"environment {environment.name} has no policy blue_green")
+    release = Release.model_validate(release_data)
+    _refuse_bad(run, release, str(params.get("force_reason") or ""))
+    resumed = _unfinished_plan(run, release)
+    if resumed is not None:
+        return resumed
+    with TrafficControl(environment) as control:
+        load_balancers = control.states(PATIENT_TIMEOUT_SECONDS)
+    hosts = on_hosts(
+        environment.hosts_with_role(Role.APPLICATION),
+        environment.ssh_conn_id,
+        lambda session: ApplicationHost(environment, session).state(),
+    )
+    chosen = params.get("converge_to")
+    found = reconcile(environment.application, load_balancers, hosts, Color(chosen) if chosen else None)
+    bake, warm = params.get("bake_seconds"), params.get("keep_warm_seconds")
+    plan = make_plan(
+        environment,
+        release,
+        found,
+        bake_seconds=policy.bake_seconds if bake is None else float(bake),
+        keep_warm_seconds=policy.keep_warm_seconds if warm is None else float(warm),
+    )
+    run.record([plan.fact()])
+    run.ledger.deployments.update(
+        run.holder.dag_id,
+        run.holder.run_id,
+        release_id=release.release_id,
+        previous_release_id=plan.from_release,
+        from_color=plan.from_color.value,
+        to_color=plan.to_color.value,
+        plan=plan.model_dump(mode="json"),
+    )
+    return plan
+
+
+def _unfinished_plan(run: ChangeRun, release: Release) -> DeploymentPlan | None:
+    """The plan of this very run, when it was cleared or died with traffic on a color that has not passed yet.
+
+    To plan anew would call the unproven release live. Without traffic moved, an old plan means nothing.
+    """
+    progress = Progress(run)
+    record = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id)
+    if progress.phase is None:
+        return None
+    plan = DeploymentPlan.model_validate(record.plan) if record.plan else None
+    if plan is not None and plan.release.release_id == release.release_id and progress.phase is not Phase.UNDONE:
+        with TrafficControl(run.environment) as control:
+            colors = set(colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS)).values())
+        if plan.to_color in colors:
+            run.note(f"going on where this run was stopped: traffic is on {plan.to_color}, phase {progress.phase}")
+            return plan
+    progress.save(phase=None)
+    return None
+
+
+def _refuse_bad(run: ChangeRun, release: Release, force_reason: str) -> None:
+    bad = run.ledger.releases.bad(run.environment.name, release.release_id)
+    if bad is None:
+        return
+    if not force_reason:
+        raise ReleaseRefusedError(
+            f"{release.release_id} is marked bad in {run.environment.name} since "
+            f"{bad.marked_at.isoformat(timespec='seconds')}: {bad.reason}. Nothing was touched. Deploy "
+            "another version, or give force_reason."
+        )
+    run.ledger.releases.forgive(run.environment.name, release.release_id, force_reason, run.holder)
+    run.note(f"{release.release_id} was marked bad ({bad.reason}); deployed all the same: {force_reason}", "warning")
+
+
+def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Install the release on all hosts at once, expand the schema, start the idle color.
+
+    Raises PlanOutdatedError when a load balancer does not send to the color that the plan calls live, and the hosts'
+    errors.
+    """
+    environment = run.environment
+    if Progress(run).phase is not None:
+        run.note(f"{plan.to_color} has traffic from this run already: left as it is")
+        return
+    _repair(run, plan)
+    storage = ObjectStorage(environment.object_store)
+    source = storage.transfer_source(artifact_key(plan.release.sha))
+    secrets = resolve_secrets(environment)
+
+    def install(session: HostSession) -> str:
+        host = ApplicationHost(environment, session)
+        release = plan.release
+        done = host.install(run.fence, release.release_id, release.sha256, release.size_bytes, source)
+        text = render_env_file(environment, plan.to_color, session.host, release.release_id, secrets)
+        host.configure(run.fence, plan.to_color, release.release_id, text)
+        return done
+
+    hosts = [environment.host(name) for name in plan.hosts]
+    installed = on_hosts(hosts, environment.ssh_conn_id, install)
+    raise_first_error(installed)
+    for name, done in installed.items():
+        run.note(f"{plan.release.release_id} {done}, verified by SHA-256, configured for {plan.to_color}", host=name)
+    if plan.release.migrations:
+        _expand_schema(run, plan)
+
+    def start(session: HostSession) -> None:
+        ApplicationHost(environment, session).start(run.fence, plan.to_color)
+
+    raise_first_error(on_hosts(hosts, environment.ssh_conn_id, start))
+    run.note(f"{plan.to_color} started on {', '.join(plan.hosts)}")
+
+
+def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Make every load balancer, its file and its marker say the live color; refuse when one has moved since."""
+    live = plan.from_color
+    with TrafficControl(run.environment) as control:
+        colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
+        moved = [name for name, color in colors.items() if color is not live and name not in plan.repairs]
+        if moved:
+            raise PlanOutdatedError(
+                f"{', '.join(moved)} does not send to {live} as when the plan was made; nothing was changed by this "
+                "step. Start a new run."
+            )
+        if not plan.repairs:
+            return
+        left = control.settle(live, run.fence, REPAIR_DEADLINE_SECONDS)
+        if left:
+            raise PlanOutdatedError(f"load balancers could not be brought to {live}: {'; '.join(left.values())}")
+        raise_first_error(dict(control.persist(live, run.fence)))
+    for name, what in plan.repairs.items():
+        run.note(f"repaired: {what}; now all say {live}", "warning", host=name)
+
+
+def _expand_schema(run: ChangeRun, plan: DeploymentPlan) -> None:
+    first = run.environment.host(plan.hosts[0])
+
+    def migrate(session: HostSession) -> str:
+        host = ApplicationHost(run.environment, session)
+        return host.migrate(run.fence, plan.to_color, plan.release.release_id, "expand")
+
+    answers = on_hosts([first], run.environment.ssh_conn_id, migrate)
+    raise_first_error(answers)
+    run.note(f"schema expanded as far as revision {plan.release.schema_revision}", host=first.name)
+
+
+def record_deployment(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Write the last known good release and the live color on every host, and in the ledger."""
+    environment = run.environment
+
+    def write(session: HostSession) -> None:
+        host = ApplicationHost(environment, session)
+        host.write_marker(run.fence, "last-good-release", plan.release.release_id)
+        host.write_marker(run.fence, "current-color", plan.to_color.value)
+
+    raise_first_error(on_hosts(changed_hosts(environment), environment.ssh_conn_id, write))
+    run.ledger.releases.set_last_known_good(environment.name, plan.release.release_id, run.holder)
+    run.note(f"{plan.release.release_id} is the last known good release of {environment.name}", "success")
+
+
+def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> None:
+    """Stop a color that no load balancer sends to. Raises NotIdleError with the reason when it is not the one meant."""
+    environment, color = run.environment, Color(color_name)
+    process_name = environment.application.process_name(color)
+    with TrafficControl(environment) as control:
+        states = control.states(PATIENT_TIMEOUT_SECONDS)
+    raise_first_error(dict(states))
+    live = [name for name, current in colors_now(environment, states).items() if current is not color.other]
+    if live:
+        raise NotIdleError(f"{color} is not idle: {', '.join(live)} may send to it. Nothing was stopped.")
+
+    def stop(session: HostSession) -> str:
+        host = ApplicationHost(environment, session)
+        running = host.state().release_of(process_name)
+        if running is None:
+            return "nothing ran"
+        if release_id and running != release_id:
+            raise NotIdleError(f"{session.host.name}: {color} runs {running} now, not {release_id}: left alone")
+        host.stop(run.fence, color)
+        return f"{running} stopped"
+
+    answers = on_hosts(environment.hosts_with_role(Role.APPLICATION), environment.ssh_conn_id, stop)
+    raise_first_error(answers)
+    for name, done in answers.items():
+        run.note(f"{color}: {done}", host=name)

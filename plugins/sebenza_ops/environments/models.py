@@ -1,0 +1,267 @@
+"""The inventory: typed models of environments and of the build host.
+
+All models are immutable and refuse unknown fields. Secrets are not here: fields that end in `conn_id`
+name the Airflow connection that holds them. `inventory.load_inventory` reads the files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from sebenza_ops.environments.application_settings import (
+    ApplicationSettings,
+    AppSettings,
+    CacheSettings,
+    DatabaseSettings,
+    MonitoringSettings,
+    NodeEnvironment,
+)
+from sebenza_ops.environments.components import (
+    Application,
+    Cache,
+    ColorPorts,
+    Database,
+    LoadBalancing,
+    Monitoring,
+    ObjectStore,
+    Service,
+    ServiceManager,
+)
+from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
+from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
+from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
+from sebenza_ops.environments.policies import (
+    ApprovalPolicy,
+    BackupPolicy,
+    BlueGreenPolicy,
+    CertificatePolicy,
+    Channel,
+    Channels,
+    EmailChannel,
+    MaintenanceWindow,
+    MaintenanceWindows,
+    Objectives,
+    PagerDutyChannel,
+    Policies,
+    Retention,
+    ScalingPolicy,
+    SlackChannel,
+    Thresholds,
+    WebhookChannel,
+)
+
+__all__ = [
+    "AppSettings",
+    "Application",
+    "ApplicationSettings",
+    "ApprovalPolicy",
+    "BackupPolicy",
+    "BlueGreenPolicy",
+    "Build",
+    "Cache",
+    "CacheSettings",
+    "CertificatePolicy",
+    "Channel",
+    "Channels",
+    "Color",
+    "ColorPorts",
+    "Database",
+    "DatabaseSettings",
+    "EmailChannel",
+    "Environment",
+    "Host",
+    "LoadBalancing",
+    "MaintenanceWindow",
+    "MaintenanceWindows",
+    "Monitoring",
+    "MonitoringSettings",
+    "ObjectStore",
+    "Objectives",
+    "PagerDutyChannel",
+    "Policies",
+    "Retention",
+    "Role",
+    "ScalingPolicy",
+    "Service",
+    "ServiceManager",
+    "Site",
+    "SlackChannel",
+    "SshAccess",
+    "Thresholds",
+    "WebhookChannel",
+]
+
+
+class Environment(Model):
+    """One environment: its URL, machines, parts and policies."""
+
+    kind: Annotated[Literal["environment"], Field(description="environment")]
+    name: Annotated[Name, Field(description="Name; the file is called <name>.yaml, and DAGs <procedure>.<name>.")]
+    url: Annotated[HttpsUrl, Field(description="Where users reach it. Manual, Environment Overview.")]
+    description: Annotated[str, Field(description="One sentence for people.")] = ""
+    sites: Annotated[tuple[Site, ...], Field(min_length=1, description="Where its hosts stand.")]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, description="Its machines.")]
+    ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key for all hosts.")]
+    application: Annotated[Application, Field(description="The application.")]
+    load_balancing: Annotated[LoadBalancing, Field(description="HAProxy.")] = LoadBalancing()
+    database: Annotated[Database, Field(description="PostgreSQL.")]
+    cache: Annotated[Cache, Field(description="Redis.")]
+    object_store: Annotated[ObjectStore, Field(description="Object storage.")]
+    monitoring: Annotated[Monitoring, Field(description="Prometheus and Alertmanager.")]
+    alerts_webhook_conn_id: Annotated[
+        ConnectionId | None,
+        Field(description="Airflow connection with the URL for ALERTS_WEBHOOK. Manual, Environment Variables."),
+    ] = None
+    service_manager: Annotated[ServiceManager, Field(description="How services are moved.")] = ServiceManager()
+    policies: Annotated[Policies, Field(description="Policies.")]
+
+    @property
+    def public_hostname(self) -> str:
+        """Host name of the URL, as users send it in the Host header and as TLS names it (without a port)."""
+        return self.url.removeprefix("https://").partition(":")[0]
+
+    @property
+    def node_environment(self) -> NodeEnvironment:
+        """The application's NODE_ENV."""
+        stated = self.application.settings.environment
+        if stated is not None:
+            return stated
+        return next(known for known in get_args(NodeEnvironment) if known == self.name)
+
+    def hosts_with_role(self, role: Role | str, include_spare: bool = False) -> tuple[Host, ...]:
+        """Return the hosts with `role` in the file's order; spare hosts only when asked for."""
+        wanted = Role(role)
+        return tuple(host for host in self.hosts if wanted in host.roles and (include_spare or not host.spare))
+
+    def host(self, name: str) -> Host:
+        """Return the host called `name`; `KeyError` with the known names when there is none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        known = ", ".join(host.name for host in self.hosts)
+        raise KeyError(f"environment {self.name} has no host {name!r}; it has {known}")
+
+    def service_unit(self, service: Service | str, host: Host) -> str:
+        """Return the name by which the service manager of `host` knows `service`."""
+        return self.service_manager.unit_template(Service(service)).format(
+            host=host.name, version=self.database.major_version, user=self.application.user
+        )
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        findings = [
+            *self._check_hosts(),
+            *self._check_colors(),
+            *self._check_roles(),
+            *self._check_monitoring(),
+            *self._check_windows(),
+            *self._check_names(),
+        ]
+        if findings:
+            raise CrossCheckError(findings)
+        return self
+
+    def _check_hosts(self) -> Iterator[Finding]:
+        site_counts = Counter(site.name for site in self.sites)
+        for index, site in enumerate(self.sites):
+            if site_counts[site.name] > 1:
+                yield Finding(("sites", index, "name"), site.name, "expected a name that no other site has")
+        host_counts = Counter(host.name for host in self.hosts)
+        endpoints = Counter((host.address, host.ssh.port) for host in self.hosts)
+        for index, host in enumerate(self.hosts):
+            if host_counts[host.name] > 1:
+                yield Finding(("hosts", index, "name"), host.name, "expected a name that no other host has")
+            if endpoints[host.address, host.ssh.port] > 1:
+                yield Finding(
+                    ("hosts", index, "address"), host.address, "expected an address (with ssh.port) of one host only"
+                )
+            if host.site not in site_counts:
+                known = ", ".join(site_counts)
+                yield Finding(("hosts", index, "site"), host.site, f"expected the name of a site: {known}")
+
+    def _check_colors(self) -> Iterator[Finding]:
+        colors = self.application.colors
+        for color in Color:
+            if color not in colors:
+                yield Finding(("application", "colors"), NOTHING, f"expected both colors; {color} is missing")
+        ports = Counter(port for entry in colors.values() for port in (entry.port, entry.process_port))
+        backends = Counter(entry.backend for entry in colors.values())
+        for color, entry in colors.items():
+            place = ("application", "colors", color.value)
+            for field, port in (("port", entry.port), ("process_port", entry.process_port)):
+                if ports[port] > 1:
+                    yield Finding((*place, field), port, "expected a port that neither color uses otherwise")
+            if backends[entry.backend] > 1:
+                yield Finding((*place, "backend"), entry.backend, "expected a backend of its own for each color")
+
+    def _check_roles(self) -> Iterator[Finding]:
+        if self.policies.blue_green is not None:
+            for role in (Role.LOAD_BALANCER, Role.APPLICATION):
+                if not self.hosts_with_role(role):
+                    yield Finding(
+                        ("hosts",),
+                        NOTHING,
+                        f"expected at least one host with role {role} (policies.blue_green needs it)",
+                    )
+        replicas = self.database.replicas
+        found = len(self.hosts_with_role(Role.DATABASE, include_spare=True))
+        if replicas and found < replicas + 1:
+            yield Finding(
+                ("database", "replicas"), replicas, f"expected {replicas + 1} hosts with role database, found {found}"
+            )
+        scaling = self.policies.scaling
+        if scaling is not None and scaling.maximum_hosts < scaling.minimum_hosts:
+            yield Finding(
+                ("policies", "scaling", "maximum_hosts"),
+                scaling.maximum_hosts,
+                f"expected at least minimum_hosts ({scaling.minimum_hosts})",
+            )
+
+    def _check_monitoring(self) -> Iterator[Finding]:
+        if self.monitoring.level != "full":
+            return
+        for field in ("prometheus_conn_id", "alertmanager_conn_id"):
+            if getattr(self.monitoring, field) is None:
+                yield Finding(("monitoring", field), NOTHING, "expected a connection id, because level is full")
+
+    def _check_windows(self) -> Iterator[Finding]:
+        windows = self.policies.maintenance_windows
+        for index, window in enumerate(windows.scheduled if windows else ()):
+            place = ("policies", "maintenance_windows", "scheduled", index)
+            for field, moment in (("start", window.start), ("end", window.end)):
+                if moment.tzinfo is not None:
+                    yield Finding((*place, field), moment.isoformat(), 'expected a time without a zone ("02:00"): UTC')
+                    return
+            if window.end <= window.start:
+                yield Finding((*place, "end"), window.end.isoformat(), "expected a time after start, on the same day")
+
+    def _check_names(self) -> Iterator[Finding]:
+        known = get_args(NodeEnvironment)
+        if self.application.settings.environment is None and self.name not in known:
+            yield Finding(
+                ("application", "settings", "environment"),
+                NOTHING,
+                f"expected one of {', '.join(known)}, because the environment's name is none of them",
+            )
+
+
+class Build(Model):
+    """The host that turns a git ref into a release (kind: build)."""
+
+    kind: Annotated[Literal["build"], Field(description="build")]
+    name: Annotated[Name, Field(description="Name; the file is called <name>.yaml.")] = "build"
+    host: Annotated[Host, Field(description="The build host.")]
+    ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key.")] = (
+        "sebenza_build_ssh"
+    )
+    repository_path: Annotated[AbsolutePath, Field(description="Bare git repository, below the host's root_dir.")]
+    work_dir: Annotated[AbsolutePath, Field(description="Where builds happen, below the host's root_dir.")]
+    node_bin_dir: Annotated[AbsolutePath, Field(description="Directory of node and npm, absolute on the machine.")] = (
+        "/usr/bin"
+    )
+    object_store: Annotated[ObjectStore, Field(description="Where artifacts go.")]
+    application: Annotated[Name, Field(description="Name of the application that is built.")] = "sebenza"

@@ -1,0 +1,62 @@
+"""What happened: the operations database behind the Airflow connection `ops_ledger`."""
+
+from sebenza_ops.ledger.errors import (
+    ConnectionInvalid,
+    LeaseHeld,
+    LeaseLost,
+    LedgerError,
+    LedgerSchemaError,
+    LedgerUnavailable,
+    RecordUnknown,
+    ReleaseConflict,
+    ReservationHeld,
+    RunSuperseded,
+)
+from sebenza_ops.ledger.masking import mask_object, mask_text
+from sebenza_ops.ledger.store import Ledger
+from sebenza_ops.ledger.values import (
+    AuditEntry,
+    BadRelease,
+    Deployment,
+    EvidenceEntry,
+    Holder,
+    LastKnownGood,
+    Lease,
+    LeaseKind,
+    Message,
+    MessageState,
+    OutboxMessage,
+    Outcome,
+    Release,
+    Reservation,
+)
+
+__all__ = [
+    "AuditEntry",
+    "BadRelease",
+    "ConnectionInvalid",
+    "Deployment",
+    "EvidenceEntry",
+    "Holder",
+    "LastKnownGood",
+    "Lease",
+    "LeaseHeld",
+    "LeaseKind",
+    "LeaseLost",
+    "Ledger",
+    "LedgerError",
+    "LedgerSchemaError",
+    "LedgerUnavailable",
+    "Message",
+    "MessageState",
+    "OutboxMessage",
+    "Outcome",
+    "RecordUnknown",
+    "Release",
+    "ReleaseConflict",
+    "Reservation",
+    "ReservationHeld",
+    "RunSuperseded",
+    "mask_object",
+    "mask_text",
+]

@@ -1,0 +1,1 @@
+"""The outside systems that procedures talk to, one module each."""

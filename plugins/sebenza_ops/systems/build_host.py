@@ -1,0 +1,73 @@
+"""The build host: refs become commits there, and commits become artifacts, each built once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sebenza_ops.environments.models import Build
+from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.ssh import HostSession
+
+UPLOAD_TIMEOUT_SECONDS = 330
+
+
+class UnknownRefError(OutsideSystemError):
+    """The repository has no such tag, branch or commit."""
+
+
+@dataclass(frozen=True)
+class BuildStatus:
+    """How a commit's build stands: "done", "failed", "running" or "absent"; its result, or the end of its log."""
+
+    state: str
+    result: dict[str, Any] | None = None
+    log_tail: str = ""
+
+
+def parse_status(text: str) -> BuildStatus:
+    """The output of include/hosts/build_status.sh."""
+    state, _, rest = text.partition("\n")
+    if state == "done":
+        return BuildStatus(state, result=json.loads(rest))
+    return BuildStatus(state, log_tail=rest.strip())
+
+
+class BuildHost:
+    """The build host over an SSH session."""
+
+    def __init__(self, build: Build, session: HostSession) -> None:
+        self._session = session
+        self._repository = build.host.path(build.repository_path)
+        self._work_dir = build.host.path(build.work_dir)
+        self._node_bin_dir = build.node_bin_dir
+
+    def resolve(self, ref: str) -> tuple[str, str]:
+        """The commit's SHA and the version that a tag gives it. Raises UnknownRefError."""
+        result = self._session.run_script("build_resolve", [self._repository, ref], check=False)
+        if result.exit_status == 3:
+            raise UnknownRefError(
+                f"version {ref!r} is no tag, branch or commit of {self._repository}: push it, or correct `version`",
+                host=self._session.host.name,
+            )
+        if result.exit_status != 0:
+            raise OutsideSystemError(
+                f"git could not look up {ref!r}: {result.stderr.strip()}", host=self._session.host.name
+            )
+        sha, version = result.stdout.split()
+        return sha, version
+
+    def start(self, sha: str, version: str, release_id: str) -> str:
+        """Start the commit's build, detached. Returns "started", "running" (it was already) or "done"."""
+        arguments = [self._repository, self._work_dir, sha, version, release_id, self._node_bin_dir]
+        return self._session.run_script("build_start", arguments).stdout.strip()
+
+    def status(self, sha: str) -> BuildStatus:
+        """How the commit's build stands."""
+        return parse_status(self._session.run_script("build_status", [self._work_dir, sha]).stdout)
+
+    def upload(self, sha: str, destination: str) -> None:
+        """Send the artifact. `destination` is a signed URL and, after it, certificates to trust."""
+        arguments = [self._work_dir, sha]
+        self._session.run_script("build_upload", arguments, stdin=destination, timeout_seconds=UPLOAD_TIMEOUT_SECONDS)

@@ -1,0 +1,122 @@
+"""Object storage through the amazon provider's S3Hook: any S3-compatible server that the connection names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sebenza_ops.environments.models import ObjectStore
+from sebenza_ops.systems.errors import OutsideSystemError
+
+if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+URL_LIFETIME_SECONDS = 900
+
+
+class ObjectStorage:
+    """A bucket of the object store; keys are below the inventory's prefix.
+
+    Args:
+        store: The inventory's object store.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        self._store = store
+        self._hook: S3Hook = S3Hook(aws_conn_id=store.conn_id)
+
+    @property
+    def hook(self) -> S3Hook:
+        """The provider's hook."""
+        return self._hook
+
+    def full_key(self, key: str) -> str:
+        """The key with the inventory's prefix."""
+        return f"{self._store.prefix.strip('/')}/{key}".lstrip("/")
+
+    def put_bytes(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        """Store an object, replacing one of that key."""
+        with self._errors(f"storing {key}"):
+            self._client.put_object(
+                Bucket=self._store.bucket, Key=self.full_key(key), Body=data, ContentType=content_type
+            )
+
+    def get_bytes(self, key: str) -> bytes | None:
+        """An object's content, or None when there is no such object."""
+        from botocore.exceptions import ClientError
+
+        with self._errors(f"reading {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self._store.bucket, Key=self.full_key(key))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "404"}:
+                    return None
+                raise
+            content: bytes = answer["Body"].read()
+            return content
+
+    def get_json(self, key: str) -> Any:
+        """An object's JSON content, or None when there is no such object."""
+        content = self.get_bytes(key)
+        try:
+            return None if content is None else json.loads(content)
+        except ValueError as error:
+            raise OutsideSystemError(f"{key} is no JSON ({error})", host="object storage") from error
+
+    def size_bytes(self, key: str) -> int | None:
+        """An object's size, or None when there is no such object."""
+        from botocore.exceptions import ClientError
+
+        with self._errors(f"looking for {key}"):
+            try:
+                return int(self._client.head_object(Bucket=self._store.bucket, Key=self.full_key(key))["ContentLength"])
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "404"}:
+                    return None
+                raise
+
+    def transfer_source(self, key: str, method: str = "get_object") -> str:
+        """What a host needs to read (or, with "put_object", write) one object without credentials of its own.
+
+        Returns: a signed URL on the first line, valid for 15 minutes; after it, the certificates with which the server
+        is checked when the connection names some.
+        """
+        with self._errors(f"signing a URL for {key}"):
+            url: str = self._client.generate_presigned_url(
+                method,
+                Params={"Bucket": self._store.bucket, "Key": self.full_key(key)},
+                ExpiresIn=URL_LIFETIME_SECONDS,
+            )
+        verify = self._hook.verify
+        certificates = Path(verify).read_text() if isinstance(verify, str) else ""
+        return f"{url}\n{certificates}"
+
+    @property
+    def _client(self) -> Any:
+        return self._hook.get_conn()
+
+    def _errors(self, doing: str) -> _StorageErrors:
+        return _StorageErrors(self._store, doing)
+
+
+class _StorageErrors:
+    """Turns the client library's errors into ours."""
+
+    def __init__(self, store: ObjectStore, doing: str) -> None:
+        self._store, self._doing = store, doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if isinstance(error, (BotoCoreError, ClientError)):
+            raise OutsideSystemError(
+                f"{self._doing} in bucket {self._store.bucket} failed ({error}): "
+                f"check the connection {self._store.conn_id}",
+                host="object storage",
+            ) from error
