@@ -1,0 +1,203 @@
+"""An environment in which nothing is missing, as its hosts would describe it: tests break one thing of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from sebenza_ops.environments.env_file import ApplicationSecrets, render_env_file
+from sebenza_ops.environments.inventory import load_inventory
+from sebenza_ops.environments.models import Build, Color, Environment, Host, Role
+from sebenza_ops.estate.checks import directories_of, programs_of, services_of
+from sebenza_ops.estate.findings import EstateReport, Finding, Verdict
+from sebenza_ops.estate.gathered import (
+    ClockReading,
+    DatabaseReading,
+    EstateReading,
+    HostReading,
+    LedgerReading,
+    MetricsReading,
+    ServiceReading,
+    StorageReading,
+    TlsReading,
+)
+from sebenza_ops.estate.judge import judge
+from sebenza_ops.estate.system_checks import CONNECTION_OPTIONS, connections_of
+from tests.environments.inventory_files import SHIPPED
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+PASSWORD = "correct-horse-battery"
+RELEASE = "v1.0.0-0a1b2c3d4e5f"
+SHA256 = "a" * 64
+
+
+def production() -> Environment:
+    return load_inventory(SHIPPED).environments["production"]
+
+
+def build_host() -> Build:
+    build = load_inventory(SHIPPED).build
+    assert build is not None
+    return build
+
+
+def secrets() -> ApplicationSecrets:
+    return ApplicationSecrets.model_validate(
+        {
+            "database_url": f"postgresql://sebenza:{PASSWORD}@db.sebenza.com:5432/sebenza_logistics",
+            "cache_url": f"redis://:{PASSWORD}@192.0.2.41:6379/0",
+            "alerts_webhook": "https://alerts.sebenza.com/hook",
+        }
+    )
+
+
+def healthy() -> EstateReading:
+    """What is gathered when everything is as it should be."""
+    environment, build = production(), build_host()
+    reading = EstateReading("production")
+    for conn_id, kind in connections_of(environment, build).items():
+        reading.connections[conn_id] = CONNECTION_OPTIONS[kind][0][0]
+        reading.logins[conn_id] = "sebenza"
+    for host in environment.hosts:
+        reading.hosts[host.name] = _host(environment, host)
+        for color in reading.hosts[host.name].env_files:
+            text = render_env_file(environment, color, host, "any", secrets())
+            reading.expected_env_files[host.name, color] = text
+    reading.hosts[build.host.name] = _build(build)
+    reading.tls = [
+        TlsReading(
+            host.name,
+            reachable=True,
+            expires_at=NOW + timedelta(days=60),
+            versions={"TLS 1.0": False, "TLS 1.1": False, "TLS 1.2": True, "TLS 1.3": True},
+            redirect="https://app.sebenza.com/",
+        )
+        for host in environment.hosts_with_role(Role.LOAD_BALANCER)
+    ]
+    reading.storage = StorageReading(
+        "https://storage.sebenza.com", True, dict.fromkeys(("write", "read", "sign", "delete"), ""), SHA256
+    )
+    reading.database = DatabaseReading(
+        "db.sebenza.com:5432",
+        version=150008,
+        replicas=1,
+        max_connections=200,
+        may_create=True,
+        schema_revision=1,
+    )
+    reading.metrics = MetricsReading(series={"blue": (RELEASE,)}, age_seconds={"blue": 4.0}, load_balancer_series=3)
+    reading.alertmanager = ""
+    reading.ledger = LedgerReading()
+    return reading
+
+
+def report(reading: EstateReading, environment: Environment | None = None) -> EstateReport:
+    return judge(environment or production(), build_host(), reading, b"salt", NOW, NOW + timedelta(seconds=9))
+
+
+def broken(reading: EstateReading, environment: Environment | None = None) -> list[Finding]:
+    """Everything that is not ok."""
+    return [finding for finding in report(reading, environment).findings if finding.verdict is not Verdict.OK]
+
+
+def _host(environment: Environment, host: Host) -> HostReading:
+    reading = HostReading(host.name, clock=ClockReading(0.01, 0.02))
+    directories = directories_of(environment, host)
+    reading.texts["check_host"] = {
+        "identity": "sebenza sebenza",
+        "programs": "\n".join(f"{name}\t/usr/bin/{name}" for name in programs_of(host)),
+        "sync": "yes",
+        "temporary": "/tmp yes",
+        "directories": "\n".join(f"{path}\t{path}\tyes\tsebenza:sebenza 755" for path in directories),
+        "disk": "\n".join(f"{path}\t41152736 9876543 29153296 /" for path in ("/", *directories)),
+        "fence": "12 deploy_blue_green.production/manual 2026-11-20T10:00:00Z",
+    }
+    reading.services = [
+        ServiceReading(service.value, environment.service_unit(service, host), "active", "enabled", True)
+        for service in services_of(host)
+    ]
+    if Role.APPLICATION in host.roles:
+        _application(environment, host, reading)
+    if Role.LOAD_BALANCER in host.roles:
+        _load_balancer(environment, reading)
+    return reading
+
+
+def _application(environment: Environment, host: Host, reading: HostReading) -> None:
+    one = {"name": "sebenza-blue", "status": "online", "restarts": 0, "cwd": f"/srv/sebenza/releases/{RELEASE}"}
+    running = [] if host.spare else [{**one, "pid": 11}, {**one, "pid": 12}]
+    reading.texts["check_application"] = {
+        "node": "v18.20.4",
+        "pm2": "5.4.2",
+        "daemon": "900 sebenza yes",
+        "daemons": "    900 sebenza  PM2 v5.4.2: God Daemon (/home/sebenza/.pm2)",
+        "processes": json.dumps(running),
+        "saved": json.dumps([{"name": each["name"], "cwd": each["cwd"]} for each in running]),
+        "releases": f"81920\t/srv/sebenza/releases/{RELEASE}",
+        "env_files": "" if host.spare else "blue sebenza 600",
+        "marker": "blue",
+        "last_good": RELEASE,
+        "reach": f"database answered S\ncache answered -NOAUTH Authentication required.\n"
+        f"port 3001 {'refused' if host.spare else 'open'}\nport 3002 refused",
+    }
+    reading.texts["check_transfer"] = {"transfer": f"0 200 {SHA256}"}
+    if not host.spare:
+        reading.env_files[Color.BLUE] = render_env_file(environment, Color.BLUE, host, RELEASE, secrets())
+
+
+CONFIG = """
+global
+    stats socket /run/haproxy/admin.sock mode 660 user haproxy group sebenza level admin
+frontend fe_https
+    bind :443 ssl crt /etc/haproxy/certs/site.pem
+    use_backend %[str(active),map(/etc/haproxy/maps/color.map,bk_none)]
+backend bk_blue
+backend bk_green
+"""
+
+
+def _load_balancer(environment: Environment, reading: HostReading) -> None:
+    state = ["1", "# be_id be_name srv_id srv_name srv_addr srv_port"]
+    stat = ["# pxname,svname,status,scur,type"]
+    for number, (color, ports) in enumerate(environment.application.colors.items()):
+        for host in environment.hosts_with_role(Role.APPLICATION):
+            state.append(f"{number} {ports.backend} 1 {host.name} {host.address} {ports.port}")
+            stat.append(f"{ports.backend},{host.name},{'UP' if color is Color.BLUE else 'DOWN'},0,2")
+        stat.append(f"{ports.backend},BACKEND,UP,0,1")
+    reading.texts["check_load_balancer"] = {
+        "socket": "yes haproxy:sebenza 660",
+        "level": "admin",
+        "info": "Version: 2.6.12-1+deb12u4\nUptime_sec: 5000",
+        "maps": "0 (/etc/haproxy/maps/color.map) pattern loaded from file '/etc/haproxy/maps/color.map'",
+        "map": "0x55d0c8 active bk_blue",
+        "stat": "\n".join(stat),
+        "servers": "\n".join(state),
+        "file": "active bk_blue",
+        "marker": "blue",
+        "config": CONFIG,
+    }
+    for host in environment.hosts_with_role(Role.APPLICATION, include_spare=True):
+        for color, ports in environment.application.colors.items():
+            status = 200 if color is Color.BLUE and not host.spare else 502
+            reading.answers[f"http://{host.address}:{ports.port}/health"] = (status, "")
+
+
+def _build(build: Build) -> HostReading:
+    reading = HostReading(build.host.name, clock=ClockReading(-0.01, 0.02))
+    reading.texts["check_host"] = {
+        "identity": "sebenza sebenza",
+        "programs": "\n".join(f"{name}\t/usr/bin/{name}" for name in programs_of(build.host)),
+        "sync": "yes",
+        "temporary": "/tmp yes",
+        "directories": f"{build.work_dir}\t{build.work_dir}\tyes\tsebenza:sebenza 755",
+        "disk": "/\t41152736 9876543 29153296 /",
+        "fence": "!none",
+    }
+    reading.texts["check_build"] = {
+        "git": "git version 2.39.5",
+        "repository": "tags 10",
+        "node": "v18.20.4",
+        "npm": "9.2.0",
+    }
+    reading.texts["check_transfer"] = {"transfer": f"0 200 {SHA256}"}
+    return reading
