@@ -41,7 +41,9 @@ class Drain {
         for (const socket of this.sockets) socket.destroy()
       }
     }, POLL_MS)
-    await closed
+    // PM2's primary may have handed over a connection just before it heard of the close. A worker that lives refuses it,
+    // and another one gets it; of a worker that has ended it would hang for good.
+    await Promise.all([closed, new Promise((resolve) => setTimeout(resolve, this.graceMs))])
     clearInterval(timer)
     return cut
   }
