@@ -13,7 +13,15 @@ import pytest
 
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError, RemoteCommandError
 from sebenza_ops.systems.fencing import SeenToken, raise_tokens, read_tokens
-from sebenza_ops.systems.ssh import CommandResult, Fence, HostSession, on_hosts, open_session, raise_first_error
+from sebenza_ops.systems.ssh import (
+    CommandResult,
+    Fence,
+    HostSession,
+    kept_sessions,
+    on_hosts,
+    open_session,
+    raise_first_error,
+)
 from tests.systems.conftest import SSH_CONNECTION
 from tests.systems.estates import AN_HOST_KEY, shipped
 from tests.systems.processes import command_line, free_port, is_running, until
@@ -177,6 +185,36 @@ def test_hosts_are_asked_at_the_same_time(sshd: SshServer) -> None:
     began = time.monotonic()
     on_hosts(hosts, SSH_CONNECTION, lambda session: session.run(["sleep", "1"]))
     assert time.monotonic() - began < 3.5
+
+
+def test_rounds_share_one_login_within_kept_sessions(sshd: SshServer) -> None:
+    def login(session: HostSession) -> str:
+        # SSH_CONNECTION has the client's port: another one is another login.
+        return session.run(["printenv", "SSH_CONNECTION"]).stdout
+
+    def rounds() -> list[object]:
+        return [on_hosts([sshd.host()], SSH_CONNECTION, login)["app1"] for _ in range(3)]
+
+    assert len(set(rounds())) == 3
+    with kept_sessions():
+        kept = rounds()
+    assert len(set(kept)) == 1
+    assert not set(rounds()) & set(kept)
+
+
+def test_a_kept_session_that_was_cut_logs_in_again(sshd: SshServer) -> None:
+    sessions: list[HostSession] = []
+
+    def remember(session: HostSession) -> CommandResult:
+        sessions.append(session)
+        return session.run(["true"])
+
+    with kept_sessions():
+        raise_first_error(on_hosts([sshd.host()], SSH_CONNECTION, remember))
+        sessions[0].close()
+        raise_first_error(on_hosts([sshd.host()], SSH_CONNECTION, remember))
+        assert sessions[0] is sessions[1]
+    assert not sessions[0].is_open
 
 
 def test_a_defect_in_our_own_code_is_not_taken_for_a_host_error(sshd: SshServer) -> None:

@@ -23,7 +23,7 @@ from sebenza_ops.systems.application_secrets import resolve_secrets
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
 from sebenza_ops.systems.object_store import ObjectStorage
-from sebenza_ops.systems.ssh import HostSession, on_hosts, raise_first_error
+from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
 
 REPAIR_DEADLINE_SECONDS = 15.0
 
@@ -36,6 +36,7 @@ class NotIdleError(Exception):
     """A color that was to be stopped is not the idle one that was meant."""
 
 
+@kept_sessions()
 def take_lease(
     run: ChangeRun,
     *,
@@ -147,6 +148,7 @@ def _refuse_bad(run: ChangeRun, release: Release, force_reason: str) -> None:
     run.note(f"{release.release_id} was marked bad ({bad.reason}); deployed all the same: {force_reason}", "warning")
 
 
+@kept_sessions()
 def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Install the release on all hosts at once, expand the schema, start the idle color.
 

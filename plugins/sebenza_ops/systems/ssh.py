@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +32,8 @@ EXIT_TIMED_OUT = 124
 EXIT_KILLED = 137
 
 Result = TypeVar("Result")
+
+_kept_sessions: ContextVar[dict[tuple[str, str], HostSession] | None] = ContextVar("kept_sessions", default=None)
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,22 @@ def open_session(host: Host, ssh_conn_id: str) -> Iterator[HostSession]:
         session.close()
 
 
+@contextmanager
+def kept_sessions() -> Iterator[None]:
+    """Within this, rounds of `on_hosts` by the same thread share one login for each host; closed at the end.
+
+    For rounds that follow one another at once: a connection that broke in between costs its host's next command.
+    """
+    kept: dict[tuple[str, str], HostSession] = {}
+    outer = _kept_sessions.set(kept)
+    try:
+        yield
+    finally:
+        _kept_sessions.reset(outer)
+        for session in kept.values():
+            session.close()
+
+
 def on_hosts(
     hosts: Iterable[Host], ssh_conn_id: str, action: Callable[[HostSession], Result]
 ) -> dict[str, Result | OutsideSystemError]:
@@ -228,16 +247,21 @@ def on_hosts(
 
     Returns: the result, or the error, by the host's name. Only errors of the hosts are returned; a defect is raised.
     """
+    kept = _kept_sessions.get()
     # Connections are resolved here: task processes share one channel to their supervisor.
-    sessions = [HostSession(host, ssh_conn_id) for host in hosts]
+    sessions = [(kept or {}).get((host.name, ssh_conn_id)) or HostSession(host, ssh_conn_id) for host in hosts]
+    if kept is not None:
+        kept.update({(session.host.name, ssh_conn_id): session for session in sessions})
 
     def work(session: HostSession) -> Result | OutsideSystemError:
         try:
-            return action(session.connect())
+            return action(session if session.is_open else session.connect())
         except OutsideSystemError as error:
+            session.close()
             return error
         finally:
-            session.close()
+            if kept is None:
+                session.close()
 
     if not sessions:
         return {}
