@@ -166,6 +166,8 @@ class AirflowClient:
                 problem = f"HTTP {response.status_code}: {_detail(response)}"
                 if response.is_client_error:
                     raise AirflowRefusedError(f"{method} {path} as {self.username}: {problem}", response.status_code)
+                # SQLite was busy for too long: the server has rolled back, nothing has happened.
+                may_repeat = may_repeat or "'Database error'" in problem
             if not may_repeat or time.monotonic() > deadline:
                 raise AirflowApiError(
                     f"{method} {self.url}{path}: {problem}; `python -m lab.airflow status` tells whether Airflow runs"

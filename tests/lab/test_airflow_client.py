@@ -1,0 +1,66 @@
+"""What the client of Airflow's API asks for again, and what it does not."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from lab.airflow.client import AirflowApiError, AirflowClient
+
+BUSY = {"reason": "Database error", "statement": "hidden", "orig_error": "hidden"}
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers each request but the one for a token with the next of `answers`."""
+
+    answers: ClassVar[list[tuple[int, object]]] = []
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/auth/token":
+            status, body = 201, {"access_token": "token"}
+        else:
+            self.asked.append(self.path)
+            status, body = self.answers.pop(0)
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def client() -> Iterator[AirflowClient]:
+    Api.answers.clear()
+    Api.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with AirflowClient(f"http://127.0.0.1:{server.server_port}", "operator", "secret", patience_seconds=10) as client:
+        yield client
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_change_that_the_busy_database_rolled_back_is_asked_for_again(client: AirflowClient) -> None:
+    Api.answers += [(500, {"detail": BUSY}), (500, {"detail": BUSY}), (200, {"task_instances": [{"task_id": "a"}]})]
+    assert client.clear("dag", "run") == ["a"]
+    assert Api.asked == ["/api/v2/dags/dag/clearTaskInstances"] * 3
+
+
+def test_a_change_with_an_unknown_outcome_is_not_asked_for_again(client: AirflowClient) -> None:
+    Api.answers += [(500, {"detail": "Internal Server Error"})]
+    with pytest.raises(AirflowApiError, match="HTTP 500: Internal Server Error"):
+        client.clear("dag", "run")
+    assert len(Api.asked) == 1
