@@ -23,11 +23,11 @@ class Api(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/auth/token":
-            status, body = 201, {"access_token": "token"}
-        else:
+        answer: tuple[int, object] = (201, {"access_token": "token"})
+        if self.path != "/auth/token":
             self.asked.append(self.path)
-            status, body = self.answers.pop(0)
+            answer = self.answers.pop(0)
+        status, body = answer
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
