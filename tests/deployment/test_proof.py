@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sebenza_ops.deployment.proof import RequestProof, proof_facts, prove_by_counters, prove_by_requests
+from sebenza_ops.deployment.proof import (
+    RequestProof,
+    TrustError,
+    proof_facts,
+    prove_by_counters,
+    prove_by_requests,
+    trusted_context,
+)
 from sebenza_ops.environments.models import Color, Environment
 from sebenza_ops.systems.errors import HostUnreachableError
 from sebenza_ops.systems.haproxy import LoadBalancerState
@@ -124,3 +131,13 @@ def test_both_sources_become_evidence(live_blue: LoadBalancerUnderTest) -> None:
     facts = proof_facts(Color.BLUE, requests, proofs, "switch")
     assert [(fact.source, fact.passed) for fact in facts] == [("requests", True), ("load_balancer_counters", True)]
     assert facts[1].detail["new_delta"] == 4
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_is_no_use_is_named(tmp_path: Path, content: str | None) -> None:
+    ca_file = tmp_path / "ca.pem"
+    if content is not None:
+        ca_file.write_text(content)
+    environment = changed("production", load_balancing={"ca_file": str(ca_file)})
+    with pytest.raises(TrustError, match=r"CA file of production, load_balancing\.ca_file '.*ca\.pem'"):
+        trusted_context(environment)

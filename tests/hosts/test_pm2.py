@@ -57,8 +57,8 @@ class Pm2Host:
         arguments = [*self.fenced, self.colors, "green", node_dir, self.home, PM2, "sebenza-green"]
         return run("app_start", *arguments, shell=shell)
 
-    def stop(self, shell: str = "dash") -> subprocess.CompletedProcess[str]:
-        return run("app_stop", *self.fenced, Path(NODE).parent, self.home, PM2, "sebenza-green", shell=shell)
+    def stop(self, shell: str = "dash", pm2: Path = PM2) -> subprocess.CompletedProcess[str]:
+        return run("app_stop", *self.fenced, Path(NODE).parent, self.home, pm2, "sebenza-green", shell=shell)
 
     def state_text(self, shell: str = "dash") -> str:
         arguments = [Path(NODE).parent, self.home, PM2, self.releases, self.colors, self.markers]
@@ -105,6 +105,14 @@ def test_a_color_is_started_seen_replaced_and_stopped(running_host: Pm2Host, she
     assert host.state(shell).processes == ()
     until(lambda: not is_running(process.pid), "the stopped process has ended")
     assert host.stop(shell).returncode == 0, "stopping what does not run must be harmless"
+
+
+def test_a_stop_that_pm2_could_not_do_is_no_success(running_host: Pm2Host) -> None:
+    broken = running_host.directory / "broken-pm2.js"
+    broken.write_text("console.error('[PM2][ERROR] EPIPE'); process.exit(1)")
+    stopped = running_host.stop(pm2=broken)
+    assert stopped.returncode != 0
+    assert "could not stop sebenza-green, it may still run: [PM2][ERROR] EPIPE" in stopped.stderr
 
 
 def test_a_zombie_neither_starts_nor_stops(running_host: Pm2Host) -> None:

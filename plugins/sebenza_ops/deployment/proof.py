@@ -22,6 +22,10 @@ REQUEST_TIMEOUT_SECONDS = 5.0
 ENOUGH_WRONG_ANSWERS = 3
 
 
+class TrustError(Exception):
+    """The certificate authority of an environment's load balancers can't be read on this worker."""
+
+
 @dataclass(frozen=True)
 class RequestProof:
     """Answers to requests through one load balancer: how many were sent on fresh and on kept connections, how many
@@ -44,6 +48,19 @@ class RequestProof:
         return self.matched == self.fresh + self.keep_alive > 0
 
 
+def trusted_context(environment: Environment) -> ssl.SSLContext:
+    """What requests through the load balancers trust. Raises TrustError when the environment's CA file is no use."""
+    ca_file = environment.load_balancing.ca_file
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TrustError(
+            f"the CA file of {environment.name}, load_balancing.ca_file {ca_file!r}, can't be used on this worker "
+            f"({reason}): without it no request through a load balancer can be proven"
+        ) from error
+
+
 def prove_by_requests(
     environment: Environment, color: Color, release_id: str | None, requests_each: int
 ) -> dict[str, RequestProof]:
@@ -53,7 +70,7 @@ def prove_by_requests(
     that is expected.
     """
     hosts = environment.hosts_with_role(Role.LOAD_BALANCER)
-    context = ssl.create_default_context(cafile=environment.load_balancing.ca_file)
+    context = trusted_context(environment)
 
     def prove(host: Host) -> RequestProof:
         return _prove_one(environment, host, context, color, release_id, requests_each)
@@ -202,7 +219,7 @@ def send_synthetic_requests(environment: Environment) -> None:
     """
     import httpx
 
-    context = ssl.create_default_context(cafile=environment.load_balancing.ca_file)
+    context = trusted_context(environment)
     name = environment.public_hostname
     with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
         for host in environment.hosts_with_role(Role.LOAD_BALANCER):

@@ -15,7 +15,7 @@ from sebenza_ops.deployment.judge import Trigger
 from sebenza_ops.deployment.observe import TrafficHistory, servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
-from sebenza_ops.deployment.proof import proof_facts, prove_by_counters, prove_by_requests
+from sebenza_ops.deployment.proof import TrustError, proof_facts, prove_by_counters, prove_by_requests, trusted_context
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import BlueGreenPolicy, Color
@@ -165,6 +165,10 @@ class TrafficSwitch:
 
     def _check_before_switch(self) -> None:
         """Wait until every load balancer's own health checks pass for all servers of the idle color."""
+        try:
+            trusted_context(self.environment)
+        except TrustError as error:
+            raise SwitchFailedError(f"not switched, traffic stays on {self.plan.from_color}: {error}") from error
         until = time.monotonic() + IDLE_UP_DEADLINE_SECONDS
         while True:
             states = self.control.states(PATIENT_TIMEOUT_SECONDS)
