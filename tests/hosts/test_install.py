@@ -205,13 +205,16 @@ def test_the_signed_url_is_in_no_process_list(host: Installation) -> None:
     assert not any("TOPSECRET" in line for line in lines), "every user of the host can read the signed URL"
 
 
-def configure(tmp_path: Path, state_dir: Path, env: str, shell: str = "dash") -> subprocess.CompletedProcess[str]:
+def configure(
+    tmp_path: Path, state_dir: Path, env: str, shell: str = "dash", size: int | None = None
+) -> subprocess.CompletedProcess[str]:
     arguments = [state_dir, "production", 3, "dag/run", tmp_path / "colors", "green", "module.exports = '$HOME'"]
-    return run("app_configure", *arguments, tmp_path / "log", stdin=env, shell=shell)
+    size_bytes = len(env.encode()) if size is None else size
+    return run("app_configure", *arguments, tmp_path / "log", size_bytes, stdin=env, shell=shell)
 
 
 def test_configuration_is_readable_by_its_owner_alone(tmp_path: Path, state_dir: Path, shell: str) -> None:
-    text = "DATABASE_URL=postgresql://u:p@h/db\nODD='$(id)' \"`id`\" \\n\n"
+    text = "DATABASE_URL=postgresql://u:p@h/db\nODD='$(id)' \"`id`\" \\n\nNAME=Müller😀\n\n"
     done = configure(tmp_path, state_dir, text, shell)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "secrets must not be repeated"
     color = tmp_path / "colors" / "green"
@@ -220,6 +223,16 @@ def test_configuration_is_readable_by_its_owner_alone(tmp_path: Path, state_dir:
     assert (color / "ecosystem.config.js").read_text() == "module.exports = '$HOME'"
     assert sorted(path.name for path in color.iterdir()) == ["app.env", "ecosystem.config.js", "run"]
     assert (tmp_path / "log").is_dir()
+
+
+def test_half_a_configuration_is_not_installed(tmp_path: Path, state_dir: Path, shell: str) -> None:
+    whole = "DATABASE_URL=TOPSECRET\nREDIS_URL=r\n"
+    assert configure(tmp_path, state_dir, whole, shell).returncode == 0
+    done = configure(tmp_path, state_dir, "DATABASE_URL=TOPS", shell, size=len(whole))
+    assert done.returncode != 0
+    assert f"only 17 of {len(whole)} bytes of green's settings arrived" in done.stderr
+    assert "TOPS" not in done.stderr, "secrets must not be repeated"
+    assert (tmp_path / "colors" / "green" / "app.env").read_text() == whole
 
 
 def test_a_zombie_configures_nothing(tmp_path: Path, state_dir: Path) -> None:

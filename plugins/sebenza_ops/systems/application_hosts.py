@@ -139,6 +139,7 @@ class ApplicationHost:
             color.value,
             self.render_ecosystem(color, release_id),
             self._path(self._application.log_dir),
+            str(len(env_text.encode())),
         ]
         self.session.run_script("app_configure", arguments, stdin=env_text)
 
