@@ -98,7 +98,7 @@ EOF
 )
 migrate=$(cat <<'EOF'
 cd "$1/srv/sebenza/releases/$2"
-"$4/node" bin/migrate.js --env-file "$1/srv/sebenza/colors/$3/app.env" up --phase expand
+"$4/node" bin/migrate.js --settings "$1/srv/sebenza/colors/$3/app.env" up --phase expand
 EOF
 )
 start_color=$(cat <<'EOF'

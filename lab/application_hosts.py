@@ -115,7 +115,7 @@ def configure(environment: LabEnvironment, host: str, color: str, release_id: st
 def migrate_and_seed(environment: LabEnvironment, host: str, color: str, release_id: str) -> None:
     """Apply the release's expand migrations, then add the sample data (nothing where it is)."""
     release = paths.host_root(host) / "srv/sebenza/releases" / release_id
-    settings = ["--env-file", str(paths.host_root(host) / f"srv/sebenza/colors/{color}/app.env")]
+    settings = ["--settings", str(paths.host_root(host) / f"srv/sebenza/colors/{color}/app.env")]
     node = str(paths.program("node"))
     remote.as_login_user(
         host,

@@ -19,8 +19,9 @@ It does not need to: the release stays installed, and the next deployment or rol
 
 ## What can't run beside it
 
-Any change of the same environment. When one holds the lease, this run steps back (skipped): a deployment replaces the
-idle color itself; after a run that changed nothing, start this one by hand.
+Any change of the same environment. While one holds the lease, this run steps back and tries again every ten minutes;
+after an hour it is skipped. A deployment that went on in the meantime has replaced the idle color itself: then there
+is nothing to stop.
 """
 
 from airflow.sdk import Param, dag

@@ -2,4 +2,4 @@
 fence "$1" "$2" "$3" "$4"
 cd "$5"
 # The lock stays open in it: nobody else changes this host before the migration has ended, even if this shell is gone.
-"$7/node" bin/migrate.js --env-file "$6" up --phase "$8"
+"$7/node" bin/migrate.js --settings "$6" up --phase "$8"

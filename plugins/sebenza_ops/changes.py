@@ -36,7 +36,16 @@ DEFERRAL_GRACE_SECONDS = 120.0
 
 
 class ChangeRefusedError(Exception):
-    """The run may not change the environment; nothing was touched. Never retried."""
+    """The run may not change the environment; nothing was touched. A change is never retried after it.
+
+    Args:
+        message: Why.
+        is_for_now: Somebody else holds the environment; they will have ended some time.
+    """
+
+    def __init__(self, message: str, *, is_for_now: bool = False) -> None:
+        super().__init__(message)
+        self.is_for_now = is_for_now
 
 
 def find_environment(name: str) -> Environment:
@@ -118,7 +127,9 @@ class ChangeRun:
                 kind=kind,
                 respect_reservation=True,
             )
-        except (LeaseHeld, ReservationHeld, RunSuperseded) as error:
+        except (LeaseHeld, ReservationHeld) as error:
+            raise ChangeRefusedError(str(error), is_for_now=True) from error
+        except RunSuperseded as error:
             raise ChangeRefusedError(str(error)) from error
         self._take(lease)
         return lease

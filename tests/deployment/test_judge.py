@@ -74,6 +74,13 @@ def test_one_error_among_few_requests_is_no_verdict():
     assert judge_errors(deltas, NOW, POLICY).kind is VerdictKind.PASS
 
 
+def test_a_release_that_fails_all_of_few_requests_is_found():
+    """One request in two seconds never fills a window, and every answer is an error."""
+    deltas = [TrafficDelta(NOW - 2 * n, 1, 1) for n in reversed(range(3))]
+    assert judge_errors(deltas, NOW, POLICY).kind is VerdictKind.FAIL
+    assert judge_errors(deltas[:2], NOW, POLICY).kind is VerdictKind.PASS, "two errors may be anything"
+
+
 def test_a_release_that_fails_8_percent_is_found_within_three_seconds():
     """v1.3.2-late-5xx, at 400 requests a second after half a minute without an error."""
     deltas = [TrafficDelta(NOW + second, 400, 0) for second in range(30)]

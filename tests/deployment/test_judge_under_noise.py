@@ -11,7 +11,7 @@ from sebenza_ops.deployment.judge import JudgePolicy, TrafficDelta, VerdictKind,
 POLICY = JudgePolicy()
 
 
-def first_failure(seconds: int, rate: int, ratio: float, seed: int, good_seconds: int = 0) -> int | None:
+def first_failure(seconds: int, rate: float, ratio: float, seed: int, good_seconds: int = 0) -> int | None:
     """The first second at which a release is undone that fails `ratio` of its requests after `good_seconds`."""
     chance = random.Random(seed)
     deltas: list[TrafficDelta] = []
@@ -32,8 +32,8 @@ def test_bakes_with_four_percent_are_hardly_ever_undone_by_chance() -> None:
     assert len(undone) <= 1, f"{len(undone)} of 12 releases below the threshold were taken back"
 
 
-@pytest.mark.parametrize(("rate", "ratio"), [(25, 0.01), (10, 0.01), (100, 0.02), (3, 0.002)])
-def test_a_good_release_with_little_traffic_is_left_alone(rate: int, ratio: float) -> None:
+@pytest.mark.parametrize(("rate", "ratio"), [(25, 0.01), (10, 0.01), (100, 0.02), (3, 0.002), (0.5, 0.005)])
+def test_a_good_release_with_little_traffic_is_left_alone(rate: float, ratio: float) -> None:
     undone = [seed for seed in range(25) if first_failure(300, rate, ratio, seed) is not None]
     assert len(undone) <= 1, f"{len(undone)} of 25 were taken back at {rate} requests/s and {ratio:.0%}"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from sebenza_ops.deployment.observe import (
 )
 from sebenza_ops.environments.models import Color
 from sebenza_ops.systems.errors import HostUnreachableError
-from sebenza_ops.systems.haproxy import LoadBalancerState
+from sebenza_ops.systems.haproxy import BackendState, LoadBalancerState, ServerState
 from tests.deployment.estate import backend_state, balancer
 from tests.systems.estates import shipped
 
@@ -105,6 +106,20 @@ def test_health_names_server_balancer_and_status() -> None:
     states = {"lb1": state("lb1", 0), "lb2": state("lb2", 0, up=1)}
     assert servers_down(PRODUCTION, Color.GREEN, states) == ["app2 at lb2 (DOWN)"]
     assert servers_up(PRODUCTION, Color.GREEN, states) == 1, "the worst view counts"
+
+
+@pytest.mark.parametrize("status", ["MAINT", "MAINT (via bk/app1)", "DRAIN"])
+def test_a_server_that_people_took_out_is_no_failure_while_another_is_up(status: str) -> None:
+    out = ServerState("app2", status, 0)
+
+    def with_servers(*servers: ServerState) -> LoadBalancerState:
+        return balancer("lb1", "bk_green", backends={"bk_green": BackendState("bk_green", 0, 0, 0, 0, 0, servers)})
+
+    beside_a_healthy_one = with_servers(ServerState("app1", "UP", 0), out)
+    assert servers_down(PRODUCTION, Color.GREEN, {"lb1": beside_a_healthy_one}) == []
+
+    alone = with_servers(ServerState("app1", "DOWN", 0), out)
+    assert servers_down(PRODUCTION, Color.GREEN, {"lb1": alone}) == ["app1 at lb1 (DOWN)", f"app2 at lb1 ({status})"]
 
 
 def test_nobody_who_can_tell_is_no_data() -> None:

@@ -1,5 +1,7 @@
 """What is live by the systems themselves, and the plan that follows from it."""
 
+from dataclasses import replace
+
 import pytest
 
 from sebenza_ops.deployment.plan import AlreadyLiveError, DeploymentConflictError, make_plan
@@ -47,6 +49,31 @@ def test_a_marker_that_lies_is_repaired_from_the_load_balancers(marker, shown):
     assert result.live_color is Color.BLUE
     assert shown in result.repairs["lb1"]
     assert plan(result).to_color is Color.GREEN
+
+
+@pytest.mark.parametrize("marker", [None, "", "garbage", "green"])
+def test_an_application_hosts_marker_that_lies_is_repaired_too(marker):
+    hosts = {
+        "app1": replace(host("app1", ENVIRONMENT, blue=OLD), marker=marker),
+        "app2": host("app2", ENVIRONMENT, blue=OLD),
+    }
+    made = plan(found(hosts=hosts))
+    assert list(made.repairs) == ["app1"]
+    assert any(step.host == "app1" and "repair" in step.action for step in made.steps)
+
+
+def test_a_wrong_marker_is_no_reason_to_deploy_what_is_live():
+    hosts = {name: replace(host(name, ENVIRONMENT, blue=NEW), marker=None) for name in ("app1", "app2")}
+    with pytest.raises(AlreadyLiveError):
+        plan(found(hosts=hosts))
+
+
+def test_hosts_that_remember_different_last_good_releases_are_named():
+    hosts = {
+        "app1": host("app1", ENVIRONMENT, blue=OLD),
+        "app2": replace(host("app2", ENVIRONMENT, blue=OLD), last_good_release=None),
+    }
+    assert any("app2 says nothing" in warning for warning in plan(found(hosts=hosts)).warnings)
 
 
 def test_a_map_file_ahead_of_the_running_process_is_repaired():

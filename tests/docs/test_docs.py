@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import paths
-from sebenza_ops.deployment.judge import LONG_WINDOWS_SECONDS, SHORT_WINDOWS_SECONDS
+from sebenza_ops.deployment.judge import LONG_WINDOWS_SECONDS, MINIMUM_ERRORS, SHORT_WINDOWS_SECONDS
 from sebenza_ops.environments.policies import BlueGreenPolicy
 
 DOCS = paths.CHECKOUT / "docs"
@@ -209,6 +209,7 @@ def test_the_deployment_page_has_the_policys_numbers() -> None:
     assert f"more than {policy.error_ratio_threshold:.0%}" in page
     assert f"above {policy.response_time_threshold_seconds:g} s" in page
     assert f"fewer than {policy.minimum_requests} requests" in page
+    assert f"only with {MINIMUM_ERRORS} errors or more" in page
     short = [f"{window:g}" for window in SHORT_WINDOWS_SECONDS]
     assert f"{', '.join(short[:-1])} or {short[-1]} s" in page
     assert " or ".join(f"{window:g} s" for window in LONG_WINDOWS_SECONDS) in page

@@ -103,7 +103,7 @@ class Build:
     def status(self) -> BuildStatus:
         done = run("build_status", self.work_dir, self.sha)
         assert done.returncode == 0, done.stderr
-        return parse_status(done.stdout)
+        return parse_status(done.stdout, "build")
 
     def await_end(self) -> BuildStatus:
         until(lambda: self.status().state != "running", f"the build ends; log in {self.job}", 60)

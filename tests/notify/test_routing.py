@@ -38,8 +38,9 @@ def test_channels_by_severity(
 
 
 def test_refused_run_wakes_nobody_up() -> None:
-    assert failure_severity(refused=True) is Severity.WARNING
-    assert failure_severity(refused=False) is Severity.CRITICAL
+    assert failure_severity("deploy_blue_green", refused=True) is Severity.WARNING
+    assert failure_severity("check_environment", refused=False) is Severity.WARNING
+    assert failure_severity("deploy_blue_green", refused=False) is Severity.CRITICAL
 
 
 def test_environment_without_valid_file_is_told_to_productions_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,13 @@ def test_a_host_that_cannot_be_read_is_no_data(text: str) -> None:
     ],
 )
 def test_build_status(text: str, status: BuildStatus) -> None:
-    assert parse_status(text) == status
+    assert parse_status(text, "build") == status
+
+
+@pytest.mark.parametrize("text", ["", "\n", "bash: flock: not found\n", "done\n", 'done\n{"sha": '])
+def test_a_build_status_that_is_none_is_no_data(text: str) -> None:
+    with pytest.raises(NoDataError, match=r"build: .*can't be read"):
+        parse_status(text, "build")
 
 
 @pytest.mark.parametrize(

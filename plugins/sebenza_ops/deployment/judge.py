@@ -20,6 +20,8 @@ LONG_WINDOWS_SECONDS = (30.0, 60.0)
 # One-sided 99 %. A bake looks hundreds of times: at 95 % every third release with a steady 4 % was undone by chance
 # (simulated, 350 requests/s for 5 minutes); at 99 % one in 25, and 8 % is still found within 3 s.
 CONFIDENCE_Z = 2.326
+# With fewer requests than the policy's minimum, a ratio counts from so many errors on: one or two may be anything.
+MINIMUM_ERRORS = 3
 # Without a single request for so long, a color that should have traffic has none.
 TRAFFIC_SILENCE_SECONDS = 10.0
 # A 95th percentile of fewer than 1 / (1 - 0.95) values is their maximum.
@@ -116,16 +118,20 @@ def wilson_lower_bound(events: int, total: int, z: float = CONFIDENCE_Z) -> floa
 
 
 def judge_errors(deltas: Sequence[TrafficDelta], now: float, policy: JudgePolicy) -> Verdict:
-    """Whether the ratio of 5xx answers exceeds the threshold in any window that ends now."""
+    """Whether the ratio of 5xx answers exceeds the threshold in any window that ends now.
+
+    A window with fewer than `minimum_requests` is judged by the bound alone, and only if it has MINIMUM_ERRORS.
+    """
     threshold = policy.error_ratio_threshold
     for window in (*SHORT_WINDOWS_SECONDS, *LONG_WINDOWS_SECONDS):
         inside = [delta for delta in deltas if delta.at > now - window]
         requests, errors = sum(d.requests for d in inside), sum(d.errors for d in inside)
-        if requests < policy.minimum_requests:
+        is_thin = requests < policy.minimum_requests
+        if is_thin and errors < MINIMUM_ERRORS:
             continue
         ratio = errors / requests
         # Before its time has passed, a long window holds no more than a short one.
-        is_decided = window in LONG_WINDOWS_SECONDS and deltas[0].at <= now - window
+        is_decided = not is_thin and window in LONG_WINDOWS_SECONDS and deltas[0].at <= now - window
         shown = ratio if is_decided else wilson_lower_bound(errors, requests)
         if shown > threshold:
             reason = f"{errors} of {requests} requests in {window:g} s failed ({ratio:.1%}, more than {threshold:.0%})"

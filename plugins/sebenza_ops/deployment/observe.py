@@ -68,7 +68,10 @@ class TrafficHistory:
 
 
 def servers_down(environment: Environment, color: Color, states: LoadBalancerStates) -> list[str] | None:
-    """The color's servers whose health checks fail on some load balancer ("app1 at lb2"); None when none can tell."""
+    """The color's servers whose health checks fail on some load balancer ("app1 at lb2"); None when none can tell.
+
+    A server in MAINT or DRAIN was taken out by people, which is no failure of the release, as long as another is up.
+    """
     backend = environment.application.colors[color].backend
     known = [(state.host, servers) for state, servers in _servers(backend, states) if servers]
     if not known:
@@ -77,7 +80,7 @@ def servers_down(environment: Environment, color: Color, states: LoadBalancerSta
         f"{server.name} at {host} ({server.status})"
         for host, servers in known
         for server in servers
-        if not server.is_up
+        if not server.is_up and not (server.is_out_on_purpose and any(other.is_up for other in servers))
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun, find_environment
 from sebenza_ops.procedures import refuse_unknown_conf
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # A killed task is started again at once: what it watches goes on without it.
 RETRIES = 2
+# Housekeeping that finds the environment held comes back this often, for an hour.
+HOUSEKEEPING_RETRIES = 6
+HOUSEKEEPING_RETRY_DELAY = timedelta(minutes=10)
 
 
 class DeploymentOperator(BaseOperator):
@@ -72,12 +75,15 @@ class AcquireLeaseOperator(DeploymentOperator):
 
     Args:
         check: Checks the run's parameters; raises ValueError that names the field.
-        housekeeping: The run changes nothing that a later change must not undo; it steps back when the lease is held.
+        housekeeping: The run changes nothing that a later change must not undo; while the lease is held it steps back
+            and tries again, and is skipped at last.
     """
 
     def __init__(
         self, *, check: Callable[[Any], None] | None = None, housekeeping: bool = False, **kwargs: Any
     ) -> None:
+        if housekeeping:
+            kwargs = {"retries": HOUSEKEEPING_RETRIES, "retry_delay": HOUSEKEEPING_RETRY_DELAY, **kwargs}
         super().__init__(**kwargs)
         self.check = check
         self.housekeeping = housekeeping
@@ -103,9 +109,12 @@ class AcquireLeaseOperator(DeploymentOperator):
                 plan_only=bool(context["params"].get("plan_only")),
             )
         except ChangeRefusedError as error:
-            if self.housekeeping:
-                raise AirflowSkipException(str(error)) from error
-            raise AirflowFailException(str(error)) from error
+            if not self.housekeeping:
+                raise AirflowFailException(str(error)) from error
+            task_instance = context["ti"]
+            if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
+                raise AirflowException(f"stepping back, to try again in {self.retry_delay}: {error}") from error
+            raise AirflowSkipException(str(error)) from error
 
 
 class PlanDeploymentOperator(DeploymentOperator, SkipMixin):

@@ -88,6 +88,7 @@ def make_plan(
             f"{release.release_id} is live on {found.live_color} in {environment.name} already: nothing to do"
         )
     target = found.live_color.other
+    repairs = {**found.repairs, **found.host_repairs}
     hosts = environment.hosts_with_role(Role.APPLICATION)
     balancers = environment.hosts_with_role(Role.LOAD_BALANCER)
     return DeploymentPlan(
@@ -98,9 +99,13 @@ def make_plan(
         from_release=found.live_release,
         hosts=tuple(host.name for host in hosts),
         load_balancers=tuple(host.name for host in balancers),
-        repairs=dict(found.repairs),
+        repairs=repairs,
         steps=_steps(environment, release, found, target),
-        warnings=(*found.warnings, *(f"{name}: {what}; repaired first" for name, what in found.repairs.items())),
+        warnings=(
+            *found.warnings,
+            *found.notices,
+            *(f"{name}: {what}; repaired first" for name, what in repairs.items()),
+        ),
         bake_seconds=bake_seconds,
         keep_warm_seconds=keep_warm_seconds,
     )
@@ -112,7 +117,8 @@ def _steps(environment: Environment, release: Release, found: Reconciliation, ta
     hosts = [host.name for host in environment.hosts_with_role(Role.APPLICATION)]
     balancers = [host.name for host in environment.hosts_with_role(Role.LOAD_BALANCER)]
     steps = [
-        PlannedStep(host=name, action=f"repair from the load balancers: {what}") for name, what in found.repairs.items()
+        PlannedStep(host=name, action=f"repair from the load balancers: {what}")
+        for name, what in {**found.repairs, **found.host_repairs}.items()
     ]
     for name in hosts:
         action = f"install {release.release_id}, start it on {target} (port {ports[target].process_port})"

@@ -25,7 +25,9 @@ class Reconciliation:
         idle_release: The same for the idle color; None when it is stopped or its hosts differ.
         conflicts: Why nothing may be changed, each with what to do.
         repairs: Load balancers whose map file or marker does not say what they do, and what is wrong there.
-        warnings: What an operator should know, but what does not stop a change.
+        host_repairs: Application hosts whose marker does not say what the load balancers do, and what is wrong there.
+        warnings: What is wrong with the live release's processes, and does not stop a change.
+        notices: What else an operator should know; no reason to deploy what is live already.
     """
 
     live_color: Color | None
@@ -33,7 +35,9 @@ class Reconciliation:
     idle_release: str | None = None
     conflicts: tuple[str, ...] = ()
     repairs: Mapping[str, str] = field(default_factory=dict)
+    host_repairs: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 LoadBalancerStates = Mapping[str, LoadBalancerState | OutsideSystemError]
@@ -88,7 +92,13 @@ def reconcile(
         idle_release=idle_releases.pop() if len(idle_releases) == 1 else None,
         conflicts=tuple(conflicts + release_conflicts),
         repairs=_repairs(application, load_balancers, live),
+        host_repairs={
+            name: f"the marker says {_shown(state.marker)}"
+            for name, state in hosts.items()
+            if state.marker != live.value
+        },
         warnings=tuple(warnings),
+        notices=tuple(_different_last_good(hosts)),
     )
 
 
@@ -136,6 +146,14 @@ def _live_release(
             warnings,
         )
     return (distinct.pop() if distinct else None), [], warnings
+
+
+def _different_last_good(hosts: Mapping[str, ApplicationHostState]) -> list[str]:
+    """A rollback without the ledger trusts what the hosts say; hosts that differ can't be trusted."""
+    if len({state.last_good_release for state in hosts.values()}) < 2:
+        return []
+    shown = ", ".join(f"{name} says {_shown(state.last_good_release)}" for name, state in sorted(hosts.items()))
+    return [f"the last good release is not the same on all hosts ({shown}); this deployment writes it anew at its end"]
 
 
 def _repairs(application: Application, load_balancers: LoadBalancerStates, live: Color) -> dict[str, str]:

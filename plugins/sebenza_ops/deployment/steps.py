@@ -188,7 +188,7 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
 
 
 def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
-    """Make every load balancer, its file and its marker say the live color; refuse when one has moved since."""
+    """Make every load balancer, its file and every marker say the live color; refuse when one has moved since."""
     live = plan.from_color
     with TrafficControl(run.environment) as control:
         colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
@@ -198,12 +198,13 @@ def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
                 f"{', '.join(moved)} does not send to {live} as when the plan was made; nothing was changed by this "
                 "step. Start a new run."
             )
-        if not plan.repairs:
-            return
-        left = control.settle(live, run.fence, REPAIR_DEADLINE_SECONDS)
-        if left:
-            raise PlanOutdatedError(f"load balancers could not be brought to {live}: {'; '.join(left.values())}")
-        raise_first_error(dict(control.persist(live, run.fence)))
+        if set(plan.repairs) & set(plan.load_balancers):
+            left = control.settle(live, run.fence, REPAIR_DEADLINE_SECONDS)
+            if left:
+                raise PlanOutdatedError(f"load balancers could not be brought to {live}: {'; '.join(left.values())}")
+            raise_first_error(dict(control.persist(live, run.fence)))
+    wrong_markers = [name for name in plan.repairs if name in plan.hosts]
+    _write_markers(run, wrong_markers, {"current-color": live.value})
     for name, what in plan.repairs.items():
         run.note(f"repaired: {what}; now all say {live}", "warning", host=name)
 
@@ -223,15 +224,21 @@ def _expand_schema(run: ChangeRun, plan: DeploymentPlan) -> None:
 def record_deployment(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Write the last known good release and the live color on every host, and in the ledger."""
     environment = run.environment
+    markers = {"last-good-release": plan.release.release_id, "current-color": plan.to_color.value}
+    _write_markers(run, [host.name for host in changed_hosts(environment)], markers)
+    run.ledger.releases.set_last_known_good(environment.name, plan.release.release_id, run.holder)
+    run.note(f"{plan.release.release_id} is the last known good release of {environment.name}", "success")
+
+
+def _write_markers(run: ChangeRun, names: list[str], markers: Mapping[str, str]) -> None:
+    environment = run.environment
 
     def write(session: HostSession) -> None:
         host = ApplicationHost(environment, session)
-        host.write_marker(run.fence, "last-good-release", plan.release.release_id)
-        host.write_marker(run.fence, "current-color", plan.to_color.value)
+        for marker, value in markers.items():
+            host.write_marker(run.fence, marker, value)
 
-    raise_first_error(on_hosts(changed_hosts(environment), environment.ssh_conn_id, write))
-    run.ledger.releases.set_last_known_good(environment.name, plan.release.release_id, run.holder)
-    run.note(f"{plan.release.release_id} is the last known good release of {environment.name}", "success")
+    raise_first_error(on_hosts([environment.host(name) for name in names], environment.ssh_conn_id, write))
 
 
 def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> None:

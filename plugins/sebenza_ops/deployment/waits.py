@@ -77,8 +77,14 @@ def missing_build(answers: Answers) -> list[str]:
     for host, text in answers.items():
         if text is None:
             missing.append(f"{host} can't be asked")
-        elif parse_status(text).state == "running":
-            missing.append(f"the build runs: {parse_status(text).log_tail[-200:]}")
+            continue
+        try:
+            status = parse_status(text, host)
+        except NoDataError as error:
+            missing.append(str(error))
+            continue
+        if status.state == "running":
+            missing.append(f"the build runs: {status.log_tail[-200:]}")
     return missing
 
 

@@ -215,7 +215,11 @@ class BlueGreenPolicy(Model):
         float, Field(gt=0, description="Undo above (p95). Manual, Automatic Rollback Triggers: 5 s.")
     ] = 5.0
     minimum_requests: Annotated[
-        int, Field(gt=0, description="Fewer requests than this are no data to judge by. Ours: 50, as Kayenta.")
+        int,
+        Field(
+            gt=0,
+            description="With fewer requests in a time, only errors that can't be chance count. Ours: 50, as Kayenta.",
+        ),
     ] = 50
     traffic: Annotated[
         Literal["required", "synthetic"],

@@ -76,7 +76,7 @@ def queue_failure(
     Raises LedgerUnavailable; `tell_directly` is what is left then.
     """
     facts = gather_facts(ledger, run, failed_tasks, reason)
-    severity = failure_severity(facts.refused)
+    severity = failure_severity(facts.run.procedure, facts.refused)
     if _reported_as_failed(ledger, run, Severity.CRITICAL):
         # A run that is marked failed by hand is told of before its last task knows that it had touched nothing:
         # with its second, milder severity other channels would hear of the same failure again.
@@ -144,7 +144,7 @@ def tell_directly(run: Run, failed_tasks: Iterable[str] = (), reason: str = "") 
     For the hour in which the ledger itself is down: people hear of the failure, at worst twice.
     """
     facts: RunFacts = facts_without_ledger(run, failed_tasks, reason)
-    severity = failure_severity(facts.refused)
+    severity = failure_severity(facts.run.procedure, facts.refused)
     errors = []
     for message in failure_messages(facts, severity, _channels(run, severity, None)):
         error = _try_to_send(message)

@@ -24,9 +24,13 @@ class Severity(StrEnum):
 COMMON_ENVIRONMENT = "production"
 
 
-def failure_severity(refused: bool) -> Severity:
-    """Return how urgent a failed run is: a run that was refused before it touched anything wakes nobody up."""
-    return Severity.WARNING if refused else Severity.CRITICAL
+# Procedures that change nothing: what they could not do waits until the morning.
+READ_ONLY_PROCEDURES = frozenset({"check_environment", "inventory"})
+
+
+def failure_severity(procedure: str, refused: bool) -> Severity:
+    """Return how urgent a failed run is: one that has not touched anything wakes nobody up."""
+    return Severity.WARNING if refused or procedure in READ_ONLY_PROCEDURES else Severity.CRITICAL
 
 
 def channels_for(channels: Channels, severity: Severity) -> tuple[Channel, ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sebenza_ops.environments.models import Build
-from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 from sebenza_ops.systems.ssh import HostSession
 
 UPLOAD_TIMEOUT_SECONDS = 330
+BUILD_STATES = frozenset({"done", "failed", "running", "absent"})
 
 
 class UnknownRefError(OutsideSystemError):
@@ -26,11 +27,16 @@ class BuildStatus:
     log_tail: str = ""
 
 
-def parse_status(text: str) -> BuildStatus:
-    """The output of include/hosts/build_status.sh."""
+def parse_status(text: str, host: str) -> BuildStatus:
+    """The output of include/hosts/build_status.sh. Raises NoDataError when it is none."""
     state, _, rest = text.partition("\n")
+    if state not in BUILD_STATES:
+        raise NoDataError(f"the state of the build can't be read: {text[:200]!r}", host=host)
     if state == "done":
-        return BuildStatus(state, result=json.loads(rest))
+        try:
+            return BuildStatus(state, result=json.loads(rest))
+        except ValueError as error:
+            raise NoDataError(f"the result of the build can't be read ({error}): {rest[:200]!r}", host=host) from error
     return BuildStatus(state, log_tail=rest.strip())
 
 
@@ -65,7 +71,8 @@ class BuildHost:
 
     def status(self, sha: str) -> BuildStatus:
         """How the commit's build stands."""
-        return parse_status(self._session.run_script("build_status", [self._work_dir, sha]).stdout)
+        text = self._session.run_script("build_status", [self._work_dir, sha]).stdout
+        return parse_status(text, self._session.host.name)
 
     def upload(self, sha: str, destination: str) -> None:
         """Send the artifact. `destination` is a signed URL and, after it, certificates to trust."""

@@ -33,6 +33,11 @@ class ServerState:
         """Whether the server passes its health checks ("UP", or "UP 1/2" on its way down)."""
         return self.status.startswith("UP")
 
+    @property
+    def is_out_on_purpose(self) -> bool:
+        """Whether people or a procedure took the server out of rotation ("MAINT", "MAINT (via x)", "DRAIN")."""
+        return self.status.startswith(("MAINT", "DRAIN"))
+
 
 @dataclass(frozen=True)
 class BackendState:

@@ -48,10 +48,11 @@ def deploy_sample() -> None:
 @_sample("work_sample.test")
 def work_sample() -> None:
     @task(retries=3, retry_delay=timedelta(0))
-    def work(ti: Any = None) -> int:
+    def work(ti: Any = None, task_state_store: Any = None) -> int:
         """Works for as long as it is let in its first try, and ends at once in the second."""
         import time
 
+        task_state_store.set("begun", ti.try_number)
         while ti.try_number == 1:
             time.sleep(0.2)
         return int(ti.try_number)

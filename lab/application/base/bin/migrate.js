@@ -7,7 +7,7 @@ const { loadSettings } = require('../dist/config')
 const { readMigrations } = require('../dist/migrations/files')
 const { migrateUp, migrationPlan, migrationStatus, resolveMigration } = require('../dist/migrations/runner')
 
-const USAGE = `usage: migrate.js --env-file FILE [--json] [--lock-timeout-ms 5000] COMMAND
+const USAGE = `usage: migrate.js --settings FILE [--json] [--lock-timeout-ms 5000] COMMAND
   status                              every migration and its state
   plan [--phase expand|contract]      what up would apply
   up   [--phase expand|contract]      apply the pending migrations of a phase (default: expand)
@@ -21,7 +21,7 @@ function fail(message, code) {
 
 function parse() {
   const options = {
-    'env-file': { type: 'string' },
+    settings: { type: 'string' },
     phase: { type: 'string', default: 'expand' },
     'lock-timeout-ms': { type: 'string', default: '5000' },
     json: { type: 'boolean', default: false },
@@ -87,7 +87,7 @@ async function main() {
     return
   }
   try {
-    if (options.command !== 'list') options.settings = loadSettings(options['env-file'])
+    if (options.command !== 'list') options.settings = loadSettings(options.settings)
     await COMMANDS[options.command](options)
   } catch (error) {
     fail(`migrate ${options.command}: ${error.message || error.code}`, 1)

@@ -7,8 +7,8 @@ const { loadSettings } = require('../dist/config')
 const { seed } = require('../dist/seed')
 
 async function main() {
-  const { values } = parseArgs({ options: { 'env-file': { type: 'string' } } })
-  const settings = loadSettings(values['env-file'])
+  const { values } = parseArgs({ options: { settings: { type: 'string' } } })
+  const settings = loadSettings(values.settings)
   const added = await seed(settings)
   process.stdout.write(`${settings.environment}: ${added} rows added\n`)
 }

@@ -1,0 +1,52 @@
+"""What the operators make of a refusal; the refusals themselves are the ledger's, and tested there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment import steps
+from sebenza_ops.deployment.operators import HOUSEKEEPING_RETRIES, AcquireLeaseOperator
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, *, housekeeping: bool, is_for_now: bool, try_number: int) -> type:
+    """The exception that a refused acquire_lease ends with in its n-th try."""
+
+    def refuse(*_: Any, **__: Any) -> int:
+        raise ChangeRefusedError("held by another run", is_for_now=is_for_now)
+
+    monkeypatch.setattr(steps, "take_lease", refuse)
+    policies = SimpleNamespace(blue_green=None)
+    run = SimpleNamespace(environment=SimpleNamespace(policies=policies))
+    monkeypatch.setattr(ChangeRun, "from_context", lambda *_: run)
+    operator = AcquireLeaseOperator(task_id="acquire_lease", environment="staging", housekeeping=housekeeping)
+    monkeypatch.setattr(AcquireLeaseOperator, "purpose", lambda *_: "stop_idle_color")
+    context: Any = {
+        "dag_run": SimpleNamespace(conf={}),
+        "dag": SimpleNamespace(params={}),
+        "params": {},
+        "ti": SimpleNamespace(try_number=try_number, max_tries=operator.retries),
+    }
+    with pytest.raises(AirflowException) as raised:
+        operator.execute(context)
+    return raised.type
+
+
+def test_a_change_that_finds_the_environment_held_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outcome(monkeypatch, housekeeping=False, is_for_now=True, try_number=1) is AirflowFailException
+
+
+def test_housekeeping_comes_back_while_the_environment_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A color that was kept warm must not stay for ever because a dry run was looking when its time was over."""
+    for try_number in (1, HOUSEKEEPING_RETRIES):
+        assert outcome(monkeypatch, housekeeping=True, is_for_now=True, try_number=try_number) is AirflowException
+    last = HOUSEKEEPING_RETRIES + 1
+    assert outcome(monkeypatch, housekeeping=True, is_for_now=True, try_number=last) is AirflowSkipException
+
+
+def test_housekeeping_that_a_later_change_superseded_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outcome(monkeypatch, housekeeping=True, is_for_now=False, try_number=1) is AirflowSkipException
