@@ -178,7 +178,7 @@ class Color:
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script of the release on this color's env file."""
-        command = [NODE, f"bin/{script}.js", "--env-file", str(self.env_file), *arguments]
+        command = [NODE, f"bin/{script}.js", "--settings", str(self.env_file), *arguments]
         return subprocess.run(command, cwd=self.release, capture_output=True, text=True, timeout=60, check=False)
 
 
