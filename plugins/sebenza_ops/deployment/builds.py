@@ -17,7 +17,7 @@ from sebenza_ops.deployment.release import (
     release_id,
 )
 from sebenza_ops.environments.inventory import load_inventory
-from sebenza_ops.environments.models import Build
+from sebenza_ops.environments.models import Build, Environment
 from sebenza_ops.ledger import Holder, Ledger
 from sebenza_ops.ledger import Release as ReleaseRecord
 from sebenza_ops.systems.build_host import BuildHost
@@ -28,6 +28,12 @@ from sebenza_ops.systems.ssh import open_session
 BUILD_TIMEOUT_SECONDS = 900.0
 QUICK_BUILD_SECONDS = 2.0
 POLL_INTERVAL_SECONDS = 1.0
+
+
+def release_storage(environment: Environment) -> ObjectStorage:
+    """Where artifacts lie: one place for all environments, so that what staging has proven is what production gets."""
+    build = load_inventory().build
+    return ObjectStorage(environment.object_store if build is None else build.object_store)
 
 
 class BuildFailedError(Exception):

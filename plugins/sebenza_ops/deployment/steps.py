@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment.builds import release_storage
 from sebenza_ops.deployment.plan import (
     DeploymentPlan,
     ReleaseRefusedError,
@@ -22,7 +23,6 @@ from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_secrets import resolve_secrets
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
-from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
 
 REPAIR_DEADLINE_SECONDS = 15.0
@@ -48,14 +48,15 @@ def take_lease(
 ) -> int:
     """Take the lease with a token above every one that a host has seen, and make the hosts refuse lower ones.
 
-    Returns the token. Raises ChangeRefusedError when another run holds the lease. A host that can't be reached is left
+    Returns the token. Raises ChangeRefusedError when another run holds the lease, or the
+    environment is frozen. A host that can't be reached is left
     to the plan, which names it and refuses.
     """
     hosts = changed_hosts(run.environment)
     seen = [answer.token for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
     # What changes nothing must not keep an earlier run from being cleared.
     kind = LeaseKind.HOUSEKEEPING if housekeeping or plan_only else LeaseKind.CHANGE
-    lease = run.acquire(purpose, ttl_seconds, max(seen, default=0), kind)
+    lease = run.acquire(purpose, ttl_seconds, max(seen, default=0), kind, respect_freeze=not plan_only)
     if not housekeeping:
         holder = run.holder
         run.ledger.deployments.start(
@@ -155,13 +156,26 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
     Raises PlanOutdatedError when a load balancer does not send to the color that the plan calls live, and the hosts'
     errors.
     """
-    environment = run.environment
     if Progress(run).phase is not None:
         run.note(f"{plan.to_color} has traffic from this run already: left as it is")
         return
     _repair(run, plan)
-    storage = ObjectStorage(environment.object_store)
-    source = storage.transfer_source(artifact_key(plan.release.sha))
+    _install(run, plan)
+    if plan.release.migrations:
+        _expand_schema(run, plan)
+    _start(run, plan)
+
+
+@kept_sessions()
+def install_and_start(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Install a release where it is missing and start its color, which has no traffic. The schema stays as it is."""
+    _install(run, plan)
+    _start(run, plan)
+
+
+def _install(run: ChangeRun, plan: DeploymentPlan) -> None:
+    environment = run.environment
+    source = release_storage(environment).transfer_source(artifact_key(plan.release.sha))
     secrets = resolve_secrets(environment)
 
     def install(session: HostSession) -> str:
@@ -177,12 +191,15 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
     raise_first_error(installed)
     for name, done in installed.items():
         run.note(f"{plan.release.release_id} {done}, verified by SHA-256, configured for {plan.to_color}", host=name)
-    if plan.release.migrations:
-        _expand_schema(run, plan)
+
+
+def _start(run: ChangeRun, plan: DeploymentPlan) -> None:
+    environment = run.environment
 
     def start(session: HostSession) -> None:
         ApplicationHost(environment, session).start(run.fence, plan.to_color)
 
+    hosts = [environment.host(name) for name in plan.hosts]
     raise_first_error(on_hosts(hosts, environment.ssh_conn_id, start))
     run.note(f"{plan.to_color} started on {', '.join(plan.hosts)}")
 
