@@ -17,6 +17,7 @@ from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.facts import Fact, TimelineEntry, record_all
 from sebenza_ops.ledger import (
+    EnvironmentFrozen,
     Holder,
     Lease,
     LeaseHeld,
@@ -112,10 +113,20 @@ class ChangeRun:
         """Whether renewing found that somebody else holds the environment now."""
         return self._lost.is_set()
 
-    def acquire(self, purpose: str, ttl_seconds: float, seen_token: int, kind: LeaseKind = LeaseKind.CHANGE) -> Lease:
+    def acquire(
+        self,
+        purpose: str,
+        ttl_seconds: float,
+        seen_token: int,
+        kind: LeaseKind = LeaseKind.CHANGE,
+        *,
+        respect_freeze: bool = False,
+    ) -> Lease:
         """Take the lease with a token above the hosts' highest.
 
-        Raises ChangeRefusedError when another run holds it, or changed the environment after this run's first attempt.
+        A freeze counts at a run's beginning only: what has begun must be able to settle.
+        Raises ChangeRefusedError when another run holds it, or changed the environment after this run's first attempt,
+        or the environment is frozen.
         """
         try:
             lease = self.ledger.leases.acquire(
@@ -126,9 +137,24 @@ class ChangeRun:
                 seen_token,
                 kind=kind,
                 respect_reservation=True,
+                respect_freeze=respect_freeze,
             )
         except (LeaseHeld, ReservationHeld) as error:
             raise ChangeRefusedError(str(error), is_for_now=True) from error
+        except (EnvironmentFrozen, RunSuperseded) as error:
+            raise ChangeRefusedError(str(error)) from error
+        self._take(lease)
+        return lease
+
+    def take_over(self, purpose: str, reason: str, ttl_seconds: float, seen_token: int) -> Lease:
+        """Take the lease at once, whoever holds it; that run's changes are refused from the hosts' next command on.
+
+        Raises ChangeRefusedError when this run is itself an old one that a later change has superseded.
+        """
+        try:
+            lease = self.ledger.leases.take_over(
+                self.environment.name, self.holder, reason, ttl_seconds, seen_token, purpose=purpose
+            )
         except RunSuperseded as error:
             raise ChangeRefusedError(str(error)) from error
         self._take(lease)

@@ -19,7 +19,7 @@ from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.evidence.summary import OUTCOME_WORDS, Tone, environment_name, procedure_name
 from sebenza_ops.evidence.wording import clock, duration, moment
-from sebenza_ops.ledger import Deployment, Lease, Ledger, Reservation
+from sebenza_ops.ledger import Deployment, Freeze, Lease, Ledger, Reservation
 
 DEPLOYMENTS_SHOWN = 8
 CHANGES_NOTHING = {"planned", "refused"}
@@ -46,6 +46,7 @@ class EnvironmentView:
     lease: str
     lease_is_held: bool
     reservation: str
+    freeze: str = ""
     deployments: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -118,6 +119,7 @@ def _environment(
         lease=lease_sentence(lease, now),
         lease_is_held=lease is not None,
         reservation=reservation_sentence(ledger.leases.current_reservation(name), now),
+        freeze=freeze_sentence(ledger.leases.current_freeze(name)),
         deployments=[
             deployment_row(deployment, runs.get((deployment.holder.dag_id, deployment.holder.run_id)))
             for deployment in shown_deployments(ledger, name, readable)
@@ -198,6 +200,13 @@ def reservation_sentence(reservation: Reservation | None, now: datetime) -> str:
         f"Reserved by {reservation.holder.actor} since {clock(reservation.reserved_at)} UTC: {reservation.purpose}, "
         f"until {moment(reservation.expires_at)} at the latest"
     )
+
+
+def freeze_sentence(freeze: Freeze | None) -> str:
+    """Who froze the environment, until when, and why; empty when nobody did."""
+    if freeze is None:
+        return ""
+    return f"Frozen by {freeze.holder.actor} until {moment(freeze.expires_at)}: {freeze.reason}"
 
 
 def deployment_row(deployment: Deployment, run: AirflowRun | None) -> dict[str, Any]:

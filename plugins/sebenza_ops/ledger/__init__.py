@@ -2,6 +2,7 @@
 
 from sebenza_ops.ledger.errors import (
     ConnectionInvalid,
+    EnvironmentFrozen,
     LeaseHeld,
     LeaseLost,
     LedgerError,
@@ -19,6 +20,7 @@ from sebenza_ops.ledger.values import (
     BadRelease,
     Deployment,
     EvidenceEntry,
+    Freeze,
     Holder,
     LastKnownGood,
     Lease,
@@ -36,7 +38,9 @@ __all__ = [
     "BadRelease",
     "ConnectionInvalid",
     "Deployment",
+    "EnvironmentFrozen",
     "EvidenceEntry",
+    "Freeze",
     "Holder",
     "LastKnownGood",
     "Lease",

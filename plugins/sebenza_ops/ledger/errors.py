@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sebenza_ops.ledger.values import Holder, Lease, Reservation
+    from sebenza_ops.ledger.values import Freeze, Holder, Lease, Reservation
 
 
 class LedgerError(Exception):
@@ -43,7 +43,7 @@ class LeaseHeld(LedgerError):
             f"The lease of {lease.environment} is held by {lease.holder} "
             f"since {lease.acquired_at.isoformat(timespec='seconds')} for: {lease.purpose}; "
             f"it ends by {lease.expires_at.isoformat(timespec='seconds')} unless renewed. Nothing was changed. "
-            "Wait for that run, or hand a stuck lease back with release_lease."
+            f"Wait for that run, or hand a stuck lease back with release_lease.{lease.environment}."
         )
 
 
@@ -59,6 +59,20 @@ class ReservationHeld(LedgerError):
             f"since {reservation.reserved_at.isoformat(timespec='seconds')} for: {reservation.purpose}; "
             f"until {reservation.expires_at.isoformat(timespec='seconds')}. Nothing was changed. "
             "Wait for that run's decision, or end that run."
+        )
+
+
+class EnvironmentFrozen(LedgerError):
+    """The environment refuses changes for now. The run that asked has changed nothing."""
+
+    def __init__(self, freeze: Freeze) -> None:
+        self.environment = freeze.environment
+        self.freeze = freeze
+        super().__init__(
+            f"{freeze.environment} is frozen by {freeze.holder.actor} "
+            f"since {freeze.frozen_at.isoformat(timespec='seconds')}, "
+            f"until {freeze.expires_at.isoformat(timespec='seconds')}: {freeze.reason}. Nothing was changed. "
+            f"Wait, or end the freeze with lift_freeze.{freeze.environment}. A rollback is possible."
         )
 
 

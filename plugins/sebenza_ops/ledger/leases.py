@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from sebenza_ops.ledger.audit import write_audit
 from sebenza_ops.ledger.database import Database
-from sebenza_ops.ledger.errors import LeaseHeld, LeaseLost, ReservationHeld, RunSuperseded
+from sebenza_ops.ledger.errors import EnvironmentFrozen, LeaseHeld, LeaseLost, ReservationHeld, RunSuperseded
+from sebenza_ops.ledger.freezes import lift_freeze, live_freeze, place_freeze
 from sebenza_ops.ledger.models import FenceRow, LeaseRow
 from sebenza_ops.ledger.reservations import (
     end_reservation,
@@ -25,7 +26,7 @@ from sebenza_ops.ledger.reservations import (
     reservation_value,
     reserved_by,
 )
-from sebenza_ops.ledger.values import Holder, Lease, LeaseKind, Reservation
+from sebenza_ops.ledger.values import Freeze, Holder, Lease, LeaseKind, Reservation
 
 
 class Leases:
@@ -44,6 +45,7 @@ class Leases:
         *,
         kind: LeaseKind = LeaseKind.CHANGE,
         respect_reservation: bool = False,
+        respect_freeze: bool = False,
     ) -> Lease:
         """Take the environment's lease; a run that holds it already gets the same one, renewed.
 
@@ -52,8 +54,9 @@ class Leases:
         the same run ends, as the lease takes its place.
 
         Raises LeaseHeld when another run holds the lease, ReservationHeld when `respect_reservation` is set
-        and another run has reserved the environment, and RunSuperseded when the run comes back for a change
-        after another run's later change. Nothing is changed then.
+        and another run has reserved the environment, EnvironmentFrozen when `respect_freeze` is set and the
+        environment is frozen, and RunSuperseded when the run comes back for a change after another run's later
+        change. Nothing is changed then. A run that holds the lease is past the freeze: it must be able to end well.
         """
         with self._locked(environment) as (session, fence, now):
             if kind is LeaseKind.CHANGE:
@@ -64,6 +67,9 @@ class Leases:
                 return _lease(mine)
             if mine is not None:
                 _end(session, mine, now, f"the hosts have seen fencing token {minimum_token}", holder.actor)
+            freeze = live_freeze(session, environment, now) if respect_freeze and mine is None else None
+            if freeze is not None:
+                raise EnvironmentFrozen(freeze)
             reservation = live_reservation(session, environment, now)
             if respect_reservation and reservation is not None and not reserved_by(reservation).is_run(holder):
                 raise ReservationHeld(reservation_value(reservation))
@@ -190,6 +196,28 @@ class Leases:
         with self._database.reading() as session:
             row = live_reservation(session, environment, self._database.now(session))
             return reservation_value(row) if row is not None else None
+
+    def freeze(self, environment: str, holder: Holder, reason: str, expires_at: datetime) -> Freeze:
+        """Refuse changes of the environment until a given time; an earlier freeze is replaced. Audited.
+
+        A run that holds the lease goes on to its end. Raises ValueError for a time that is naive or over.
+        """
+        if expires_at.tzinfo is None:
+            raise ValueError(f"expires_at has no time zone: {expires_at.isoformat()}")
+        with self._locked(environment) as (session, _fence, now):
+            if expires_at <= now:
+                raise ValueError(f"the freeze would end in the past: {expires_at.isoformat(timespec='seconds')}")
+            return place_freeze(session, environment, holder, reason, expires_at, now)
+
+    def lift_freeze(self, environment: str, reason: str, actor: str) -> Freeze | None:
+        """End the environment's freeze, audited; return it, or None when there was none."""
+        with self._locked(environment) as (session, _fence, now):
+            return lift_freeze(session, environment, reason, actor, now)
+
+    def current_freeze(self, environment: str) -> Freeze | None:
+        """Return the freeze that counts now, or None."""
+        with self._database.reading() as session:
+            return live_freeze(session, environment, self._database.now(session))
 
     @contextmanager
     def _locked(self, environment: str) -> Iterator[tuple[Session, FenceRow, datetime]]:

@@ -80,6 +80,26 @@ class ReservationRow(Base):
     end_reason: Mapped[str | None] = mapped_column(Text)
 
 
+class FreezeRow(Base):
+    """Every freeze of an environment; the database itself refuses a second open one."""
+
+    __tablename__ = "freezes"
+    __table_args__ = (
+        Index("ix_freezes_open", "environment", unique=True, sqlite_where=_NOT_ENDED, postgresql_where=_NOT_ENDED),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    environment: Mapped[str] = mapped_column(String(100))
+    dag_id: Mapped[str] = mapped_column(String(250))
+    run_id: Mapped[str] = mapped_column(String(250))
+    actor: Mapped[str] = mapped_column(String(250))
+    reason: Mapped[str] = mapped_column(Text)
+    frozen_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end_reason: Mapped[str | None] = mapped_column(Text)
+
+
 class ReleaseRow(Base):
     """Every release that was built."""
 

@@ -76,6 +76,13 @@ class Releases:
             row = session.scalars(query).one_or_none()
             return _release(row) if row is not None else None
 
+    def by_version(self, version: str) -> Release | None:
+        """Return the newest release of a version (a tag, branch or commit, as it was built), or None."""
+        query = select(ReleaseRow).where(ReleaseRow.version == version).order_by(ReleaseRow.built_at.desc()).limit(1)
+        with self._database.reading() as session:
+            row = session.scalars(query).one_or_none()
+            return _release(row) if row is not None else None
+
     def mark_bad(self, environment: str, release_id: str, reason: str, run: Holder) -> BadRelease:
         """Refuse the release in this environment from now on; the first reason stays."""
         with self._database.writing() as session:
@@ -143,6 +150,20 @@ class Releases:
         with self._database.reading() as session:
             row = _latest_good(session, environment)
             return _good(row) if row is not None else None
+
+    def known_good(self, environment: str, limit: int = 50) -> list[LastKnownGood]:
+        """Return the releases that the environment ran and verified, each once, the newest first."""
+        query = (
+            select(KnownGoodRow)
+            .where(KnownGoodRow.environment == environment)
+            .order_by(KnownGoodRow.id.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as session:
+            found: dict[str, LastKnownGood] = {}
+            for row in session.scalars(query):
+                found.setdefault(row.release_id, _good(row))
+            return list(found.values())
 
 
 def _bad_row(session: Session, environment: str, release_id: str) -> BadReleaseRow | None:

@@ -80,6 +80,17 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """An environment that refuses changes until `expires_at`."""
+
+    environment: str
+    holder: Holder
+    reason: str
+    frozen_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """An immutable artifact; `artifact_key` is its place in the object store."""
 
