@@ -28,8 +28,10 @@ from sebenza_ops.systems.ssh import HostSession, on_hosts
 log = logging.getLogger(__name__)
 
 
-def finish_run(run: ChangeRun, failed: list[str]) -> str:
+def finish_run(run: ChangeRun, failed: list[str], *, may_undo: bool = True) -> str:
     """Leave one live color, record the outcome, store the evidence. Returns the summary.
+
+    Without `may_undo` traffic and processes stay as they are: a rollback is not taken back by itself.
 
     Raises SplitTrafficError, after everything is recorded, when traffic is on two colors and can't be mended from here.
     """
@@ -38,7 +40,7 @@ def finish_run(run: ChangeRun, failed: list[str]) -> str:
     if failed:
         # An attempt that hangs or is paused must not wake up into what comes next.
         raise_tokens(run.environment, changed_hosts(run.environment), run.fence)
-    split = _undo_unproven(run, plan) if plan is not None and failed else None
+    split = _undo_unproven(run, plan) if plan is not None and failed and may_undo else None
     outcome, summary = _outcome(run, plan, failed, split)
     holder = run.holder
     run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)

@@ -23,7 +23,10 @@ class AlreadyLiveError(ReleaseRefusedError):
 
 
 class DeploymentPlan(BaseModel):
-    """What a deployment will do. Handed from task to task; holds no secret."""
+    """What a deployment or a rollback will do. Handed from task to task; holds no secret.
+
+    `is_warm` says that the color runs the release already, healthy, so that nothing has to be started.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +42,7 @@ class DeploymentPlan(BaseModel):
     warnings: tuple[str, ...] = ()
     bake_seconds: float
     keep_warm_seconds: float
+    is_warm: bool = False
 
     def fact(self) -> PlanFact:
         """The plan as evidence."""

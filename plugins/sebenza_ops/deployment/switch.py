@@ -102,18 +102,7 @@ class TrafficSwitch:
         self._refuse_dead_target(states, back, reason)
         self.progress.save(phase=Phase.UNDOING, undo_reason=reason)
         self.run.note(f"{reason}: switching back to {back}", "error")
-        began = time.monotonic()
-        left = self.control.settle(back, self.run.fence, SWITCH_BACK_DEADLINE_SECONDS)
-        if left:
-            self._declare_split(back, left, reason)
-        self.run.note(
-            f"all new requests go to {back} again (took {(time.monotonic() - began) * 1000:.0f} ms)",
-            "success",
-            mark="switch_back",
-        )
-        # Before anything that needs the ledger: a reload must not bring the rejected color back.
-        self._persist(back)
-        self._prove(back, self.plan.from_release, "switch back")
+        self.bring_back(back, self.plan.from_release, reason, "switch back")
         self.progress.save(phase=Phase.UNDONE)
         if bad:
             self._mark_bad(reason)
@@ -122,6 +111,21 @@ class TrafficSwitch:
             f"{self.plan.release.release_id} was taken back: {reason}. All traffic is on {back} "
             f"({self.plan.from_release}).{mark}"
         )
+
+    def bring_back(self, color: Color, release_id: str | None, reason: str, step: str) -> list[str]:
+        """Send all traffic to a color that was proven before, at once, and make it last.
+
+        Returns what contradicts it, by either source. Raises SplitTrafficError, FencedOffError.
+        """
+        began = time.monotonic()
+        left = self.control.settle(color, self.run.fence, SWITCH_BACK_DEADLINE_SECONDS)
+        if left:
+            self._declare_split(color, left, reason)
+        took_ms = (time.monotonic() - began) * 1000
+        self.run.note(f"all new requests go to {color} again (took {took_ms:.0f} ms)", "success", mark="switch_back")
+        # Before anything that needs the ledger: a reload must not bring the rejected color back.
+        self._persist(color)
+        return self._prove(color, release_id, step)
 
     def _mark_bad(self, reason: str) -> None:
         name, release_id = self.environment.name, self.plan.release.release_id
@@ -253,8 +257,8 @@ class TrafficSwitch:
             "Then clear this run."
         )
 
-    def _prove(self, color: Color, release_id: str | None, step: str) -> None:
-        """Prove by both sources. A failed proof of the switch is undone; of the way back it is reported."""
+    def _prove(self, color: Color, release_id: str | None, step: str) -> list[str]:
+        """Prove by both sources; returns what was wrong. A failed proof of the switch is undone."""
         before = self.control.states()
         requests = prove_by_requests(self.environment, color, release_id, self.policy.proof_requests)
         after = self.control.states()
@@ -283,6 +287,7 @@ class TrafficSwitch:
             self.undo(f"the proof of the switch failed: {'; '.join(wrong)}", Trigger.HEALTH if guilty else None)
         else:
             self.run.note(f"proof of the {step}: {'; '.join(wrong)}", "error")
+        return wrong
 
     def _persist(self, color: Color) -> None:
         for name, error in self.control.persist(color, self.run.fence).items():

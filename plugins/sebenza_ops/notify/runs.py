@@ -18,7 +18,17 @@ TASK_FAILED = "task_failed"
 STATE_NOW = "state_now"
 
 # Errors of a run that stops before it has touched anything; chapters raise them, so here they are names.
-_REFUSALS = frozenset({"LeaseHeld", "ReservationHeld", "RunSuperseded", "ChangeRefusedError", "ReleaseRefusedError"})
+_REFUSALS = frozenset(
+    {
+        "EnvironmentFrozen",
+        "LeaseHeld",
+        "ReservationHeld",
+        "RunSuperseded",
+        "ChangeRefusedError",
+        "ReleaseRefusedError",
+        "RollbackRefusedError",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,288 @@
+"""Going back to a release that was good: which one, on which color, and moving traffic there.
+
+Pure rules first, then the steps. Unlike a deployment, a rollback does not wait for a free lease, judges nothing by
+metrics, and is never taken back by itself: a person has decided.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.installed import InstalledReleases
+from sebenza_ops.deployment.observe import servers_up
+from sebenza_ops.deployment.plan import DeploymentPlan
+from sebenza_ops.deployment.progress import Phase
+from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates, live_colors
+from sebenza_ops.deployment.release import Release
+from sebenza_ops.deployment.switch import IDLE_UP_DEADLINE_SECONDS, SwitchFailedError, TrafficSwitch
+from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
+from sebenza_ops.environments.models import Color, Environment, Role
+from sebenza_ops.evidence.facts import PlannedStep
+from sebenza_ops.ledger import Deployment, Lease, Outcome
+from sebenza_ops.systems.application_hosts import ApplicationHost, ApplicationHostState
+from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
+from sebenza_ops.systems.haproxy import LoadBalancerState
+from sebenza_ops.systems.ssh import kept_sessions, on_hosts
+
+
+class RollbackRefusedError(Exception):
+    """There is no release to go back to, or it must not be gone back to; traffic was not touched."""
+
+
+class AlreadyBackError(RollbackRefusedError):
+    """All traffic is on the release already: there is nothing to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What an environment serves and runs, as far as it can be told.
+
+    Attributes:
+        live: The colors that load balancers send to; one, unless they disagree.
+        releases: The release that each color runs on every host that answers; None when there is no such one.
+        healthy: The colors of which every load balancer that answers sees all servers up.
+        problems: Hosts that could not be asked.
+    """
+
+    live: frozenset[Color]
+    releases: Mapping[Color, str | None]
+    healthy: frozenset[Color]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def live_release(self) -> str | None:
+        """The release that all traffic is on, or None."""
+        return self.releases[next(iter(self.live))] if len(self.live) == 1 else None
+
+
+def running_now(environment: Environment, balancers: LoadBalancerStates, hosts: ApplicationHostStates) -> Running:
+    """Put together what load balancers and hosts say. A host that does not answer does not stop a rollback."""
+    application = environment.application
+    states = [state for state in hosts.values() if isinstance(state, ApplicationHostState)]
+    releases: dict[Color, str | None] = {}
+    for color in Color:
+        found = {state.release_of(application.process_name(color)) for state in states}
+        releases[color] = found.pop() if len(found) == 1 else None
+    wanted = len(environment.hosts_with_role(Role.APPLICATION))
+    problems = [str(state) for state in (*balancers.values(), *hosts.values()) if isinstance(state, OutsideSystemError)]
+    return Running(
+        live=frozenset(color for color in live_colors(application, balancers).values() if color is not None),
+        releases=releases,
+        healthy=frozenset(color for color in Color if servers_up(environment, color, balancers) >= wanted),
+        problems=tuple(problems),
+    )
+
+
+def choose_target(requested: str | None, live_release: str | None, good: Sequence[str], bad: Collection[str]) -> str:
+    """The release to go back to.
+
+    Args:
+        requested: The release that was asked for; None for the last known good one.
+        live_release: What all traffic is on now; None when that can't be said, or it is divided.
+        good: Releases that the environment has run and verified, the newest first.
+        bad: Releases that are marked bad there.
+
+    Raises:
+        RollbackRefusedError: The release is marked bad, or there is none to go back to.
+        AlreadyBackError: It is live.
+    """
+    if requested is not None:
+        if requested in bad:
+            raise RollbackRefusedError(f"{requested} is marked bad here itself. Traffic was not touched.")
+        if requested == live_release:
+            raise AlreadyBackError(f"all traffic is on {requested} already: nothing to do")
+        return requested
+    for release_id in good:
+        if release_id != live_release and release_id not in bad:
+            return release_id
+    known = ", ".join(good) or "none"
+    raise RollbackRefusedError(
+        f"there is no known good release to go back to (known: {known}; live: {live_release or 'not known'}). "
+        "Traffic was not touched. Give `to`, or deploy a release."
+    )
+
+
+def has_moved_nothing(former: Deployment | None, live_release: str | None) -> bool:
+    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back."""
+    if former is None:
+        return False
+    phase = former.progress.get("phase")
+    moved = phase is not None and Phase(phase) is not Phase.UNDONE
+    return not moved and former.release_id != live_release
+
+
+def choose_color(running: Running, target: str) -> tuple[Color, bool]:
+    """The color to send traffic to, and whether it is warm: running the release, healthy, on every host.
+
+    Raises RollbackRefusedError when the release runs nowhere and no color is free for it.
+    """
+    for color in Color:
+        if running.releases[color] == target and color in running.healthy:
+            return color, True
+    if len(running.live) == 1:
+        return next(iter(running.live)).other, False
+    what = "disagree" if running.live else "do not tell where they send"
+    raise RollbackRefusedError(
+        f"{target} runs nowhere, and no color is free for it: the load balancers {what}. Go back to a release that "
+        f"runs ({', '.join(filter(None, running.releases.values())) or 'none'}): give it as `to`."
+    )
+
+
+@kept_sessions()
+def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> Lease | None:
+    """Take the lease from whoever holds it, and make the hosts refuse that run. Returns the former holder's lease.
+
+    Raises ChangeRefusedError when this run is an old one itself.
+    """
+    hosts = changed_hosts(run.environment)
+    seen = [answer.token for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
+    former = run.ledger.leases.current(run.environment.name)
+    if former is not None and former.holder.is_run(run.holder):
+        former = None
+    lease = run.take_over(purpose, reason, ttl_seconds, max(seen, default=0))
+    answers = raise_tokens(run.environment, hosts, run.fence)
+    for name, answer in answers.items():
+        if isinstance(answer, OutsideSystemError):
+            run.note(f"it could not be told the fencing token: {answer}", "warning", host=name)
+    run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
+    if former is not None:
+        run.note(f"{former.holder} was fenced off: it held the lease for {former.purpose}", "warning")
+    return former
+
+
+def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float) -> DeploymentPlan:
+    """Find out what is live, and where to go back to. Changes nothing but the ledger. Raises RollbackRefusedError."""
+    environment, ledger = run.environment, run.ledger
+    with TrafficControl(environment) as control:
+        balancers = control.states(PATIENT_TIMEOUT_SECONDS)
+    if not any(isinstance(state, LoadBalancerState) for state in balancers.values()):
+        raise RollbackRefusedError(f"no load balancer can be asked: {'; '.join(map(str, balancers.values()))}")
+    hosts = on_hosts(
+        environment.hosts_with_role(Role.APPLICATION),
+        environment.ssh_conn_id,
+        lambda session: ApplicationHost(environment, session).state(),
+    )
+    running = running_now(environment, balancers, hosts)
+    for problem in running.problems:
+        run.note(f"going on without it: {problem}", "warning")
+    record = ledger.deployments.find(former.holder.dag_id, former.holder.run_id) if former is not None else None
+    if not requested and has_moved_nothing(record, running.live_release):
+        raise AlreadyBackError(
+            f"{former.holder if former else 'the run'} was fenced off before it moved traffic, which is on "
+            f"{running.live_release}, as before: nothing to go back. To go further back, give `to`."
+        )
+    installed = InstalledReleases(environment, hosts)
+    wanted = _find_release(run, requested, installed).release_id if requested else None
+    good = _good_releases(run, running.live_release)
+    candidates = good if wanted is None else [*good, wanted]
+    bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
+    target = choose_target(wanted, running.live_release, good, bad)
+    color, is_warm = choose_color(running, target)
+    plan = _plan(environment, _find_release(run, target, installed), running, color, is_warm, keep_warm_seconds)
+    run.record([plan.fact()])
+    ledger.deployments.update(
+        run.holder.dag_id,
+        run.holder.run_id,
+        release_id=target,
+        previous_release_id=plan.from_release,
+        from_color=plan.from_color.value,
+        to_color=plan.to_color.value,
+        plan=plan.model_dump(mode="json"),
+    )
+    return plan
+
+
+def _good_releases(run: ChangeRun, live_release: str | None) -> list[str]:
+    """Releases that were verified here, the newest first; then what ran before the first one that was."""
+    name = run.environment.name
+    found = [known.release_id for known in run.ledger.releases.known_good(name)]
+    for deployment in run.ledger.deployments.recent(name, limit=50):
+        if deployment.outcome is Outcome.SUCCEEDED and deployment.release_id == live_release:
+            found += [previous for previous in (deployment.previous_release_id,) if previous and previous not in found]
+    return found
+
+
+def _find_release(run: ChangeRun, name: str, installed: InstalledReleases) -> Release:
+    """A release by its id or its version, from the ledger or else from the hosts. Raises RollbackRefusedError."""
+    record = run.ledger.releases.find(name) or run.ledger.releases.by_version(name)
+    if record is not None:
+        return Release.model_validate(record.manifest)
+    release = installed.find(name)
+    if release is None:
+        raise RollbackRefusedError(
+            f"{name!r} is no release that the ledger or a host knows: give `to` as `build_release` or the plan of a "
+            "deployment shows it. Traffic was not touched."
+        )
+    return release
+
+
+def _plan(
+    environment: Environment, release: Release, running: Running, color: Color, is_warm: bool, keep_warm_seconds: float
+) -> DeploymentPlan:
+    hosts = tuple(host.name for host in environment.hosts_with_role(Role.APPLICATION))
+    balancers = tuple(host.name for host in environment.hosts_with_role(Role.LOAD_BALANCER))
+    backend = environment.application.colors[color].backend
+    steps = (
+        [] if is_warm else [PlannedStep(host=name, action=f"start {release.release_id} on {color}") for name in hosts]
+    )
+    steps += [PlannedStep(host=name, action=f"send new requests to {backend}") for name in balancers]
+    return DeploymentPlan(
+        environment=environment.name,
+        release=release,
+        from_color=color.other,
+        to_color=color,
+        from_release=running.releases[color.other],
+        hosts=hosts,
+        load_balancers=balancers,
+        steps=tuple(steps),
+        warnings=running.problems,
+        bake_seconds=0,
+        keep_warm_seconds=keep_warm_seconds,
+        is_warm=is_warm,
+    )
+
+
+def switch_back(run: ChangeRun, plan: DeploymentPlan, reason: str, *, mark_bad: bool) -> float:
+    """Send all traffic to the release that was chosen, prove it, and mark the one that was left bad.
+
+    Returns the seconds that it took to move traffic, proof included.
+
+    Raises:
+        SwitchFailedError: The color has no healthy server; traffic was not touched. Or the proof failed.
+        SplitTrafficError: A load balancer could not be told.
+        FencedOffError: A later change holds the environment.
+    """
+    with TrafficControl(run.environment) as control:
+        if not plan.is_warm:
+            _await_up(run, plan, control)
+        began = time.monotonic()
+        wrong = TrafficSwitch(run, plan, control).bring_back(plan.to_color, plan.release.release_id, reason, "rollback")
+        took_seconds = time.monotonic() - began
+    if mark_bad and plan.from_release is not None and plan.from_release != plan.release.release_id:
+        run.ledger.releases.mark_bad(run.environment.name, plan.from_release, f"rolled back: {reason}", run.holder)
+        run.note(f"{plan.from_release} is marked bad in {run.environment.name}", "warning")
+    if wrong:
+        raise SwitchFailedError(f"traffic was sent to {plan.to_color}, but the proof failed: {'; '.join(wrong)}")
+    return took_seconds
+
+
+def _await_up(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
+    """Wait until all load balancers see all servers up; at the end of the wait, one on each is enough."""
+    until = time.monotonic() + IDLE_UP_DEADLINE_SECONDS
+    while True:
+        states = control.states(PATIENT_TIMEOUT_SECONDS)
+        fewest = servers_up(run.environment, plan.to_color, states)
+        if fewest >= len(plan.hosts):
+            return
+        if time.monotonic() >= until:
+            break
+        time.sleep(0.3)
+    if fewest == 0:
+        raise SwitchFailedError(f"{plan.to_color} has no healthy server: traffic stays on {plan.from_color}")
+    run.note(
+        f"only {fewest} of {len(plan.hosts)} servers of {plan.to_color} are healthy; going back all the same", "warning"
+    )

@@ -1,0 +1,155 @@
+"""The steps of a rollback as operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.utils.skipmixin import SkipMixin
+from airflow.sdk.exceptions import AirflowFailException
+
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment.operators import DeploymentOperator, PlannedOperator, failed_tasks
+from sebenza_ops.procedures import refuse_unknown_conf
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+DEFAULT_KEEP_WARM_SECONDS = 1800.0
+
+
+class RollbackOperator(DeploymentOperator):
+    """Base of the steps: what the lease is held for."""
+
+    def purpose(self, context: Context) -> str:
+        """What the lease is held for, in words."""
+        return f"rollback to {context['params'].get('to') or 'the last known good release'}"
+
+
+class PlanRollbackOperator(RollbackOperator, SkipMixin):
+    """Takes the lease from whoever holds it, and decides what to go back to, and on which color.
+
+    With the parameter `plan_only` the lease stays where it is, and all later steps are skipped; so are they when there
+    is nothing to do, and the start of the color when it runs the release already.
+
+    Args:
+        cold_task_ids: The tasks that are needed only when the color must be started first.
+    """
+
+    inherits_from_skipmixin = True
+
+    def __init__(self, *, cold_task_ids: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cold_task_ids = cold_task_ids
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the plan."""
+        from sebenza_ops.deployment.rollback import AlreadyBackError, RollbackRefusedError, plan_rollback, take_over
+
+        refuse_unknown_conf(context)
+        parameters = context["params"]
+        requested, plan_only = str(parameters.get("to") or ""), bool(parameters.get("plan_only"))
+        try:
+            run = ChangeRun.from_context(context, self.environment)
+            holder = run.holder
+            run.ledger.deployments.start(
+                self.environment,
+                holder.dag_id,
+                holder.run_id,
+                holder.actor,
+                requested or "last known good",
+                None,
+                "rollback",
+            )
+            former = run.ledger.leases.current(self.environment)
+            if not plan_only:
+                reason = str(parameters["reason"])
+                former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
+            policy = run.environment.policies.blue_green
+            keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
+            plan = plan_rollback(run, requested, former, float(keep_warm))
+        except AlreadyBackError as error:
+            run.note(str(error), "success")
+            self._skip(context, self._later())
+            return {}
+        except (ChangeRefusedError, RollbackRefusedError) as error:
+            raise AirflowFailException(str(error)) from error
+        self.log.info("%s", plan.text())
+        data = plan.model_dump(mode="json")
+        if plan_only or plan.is_warm:
+            # A skip ends the task at once: what it returns would be lost.
+            context["ti"].xcom_push(key="return_value", value=data)
+            if plan_only:
+                run.note("plan only: nothing is changed")
+            self._skip(context, self._later() if plan_only else self._cold())
+        return data
+
+    def _later(self) -> list[Any]:
+        return [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
+
+    def _cold(self) -> list[Any]:
+        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in self.cold_task_ids]
+
+    def _skip(self, context: Context, tasks: list[Any]) -> None:
+        self.skip(ti=context["ti"], tasks=tasks)
+
+
+class StartTargetOperator(RollbackOperator, PlannedOperator):
+    """Installs the release where it is missing, and starts it on the color without traffic."""
+
+    def execute(self, context: Context) -> None:
+        """Raises a failure that is not tried again when another run has taken the environment over."""
+        from sebenza_ops.deployment.steps import install_and_start
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        with run.kept_lease(self.lease_ttl_seconds(run)):
+            try:
+                install_and_start(run, self.parsed_plan())
+            except FencedOffError as error:
+                raise AirflowFailException(str(error)) from error
+
+
+class SwitchBackOperator(RollbackOperator, PlannedOperator):
+    """Sends all traffic to the release that was chosen, proves it, and marks the one that was left bad."""
+
+    ui_color = "#c9e4d0"
+
+    def execute(self, context: Context) -> float:
+        """Returns the seconds that moving traffic took, its proof included."""
+        from sebenza_ops.deployment.rollback import switch_back
+        from sebenza_ops.deployment.switch import SwitchFailedError
+        from sebenza_ops.deployment.traffic import SplitTrafficError
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        parameters = context["params"]
+        with run.kept_lease(self.lease_ttl_seconds(run)):
+            try:
+                return switch_back(
+                    run, self.parsed_plan(), str(parameters["reason"]), mark_bad=bool(parameters.get("mark_bad", True))
+                )
+            except (SwitchFailedError, SplitTrafficError, FencedOffError) as error:
+                run.note(str(error), "error")
+                raise AirflowFailException(str(error)) from error
+
+
+class FinishRollbackOperator(RollbackOperator):
+    """Teardown: records where traffic is, stores the evidence, gives the lease back. Takes nothing back by itself."""
+
+    def execute(self, context: Context) -> str:
+        """Returns the run's summary; fails, so that the run fails, when any task has failed."""
+        from sebenza_ops.deployment.finish import finish_run
+
+        plan_only = bool(context["params"].get("plan_only"))
+        # A plan has taken no lease, and must not now.
+        run = ChangeRun.from_context(context, self.environment) if plan_only else self.begin(context)
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
+        failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
+        try:
+            summary = finish_run(run, failed, may_undo=False)
+        finally:
+            if not plan_only:
+                run.release("the run has ended")
+        if failed:
+            raise AirflowFailException(summary)
+        return summary
