@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lab import waiting
-from tests.lab.application_fixtures import Color, Estate
+from tests.lab.application_fixtures import NODE, Color, Estate
 
 pytestmark = pytest.mark.integration
 
@@ -116,24 +117,125 @@ def test_a_failing_migration_leaves_nothing_behind(app_estate: Estate) -> None:
         assert connection.execute(query).fetchone() is None
 
 
-def test_a_half_applied_migration_is_found_and_settled_by_hand(app_estate: Estate, tmp_path: Path) -> None:
+EXIT_LOCK_CONFLICT, EXIT_HALF_APPLIED = 4, 5
+INDEX_RELEASE = "v1.4.1"
+
+
+def index_state(estate: Estate, color: Color, name: str = "projects_status") -> str:
+    with estate.database.connect(color.database) as connection:
+        row = connection.execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [name]
+        ).fetchone()
+    return "absent" if row is None else "valid" if row[0] else "invalid"
+
+
+def interrupted_index(estate: Estate) -> Color:
+    """A release whose CREATE INDEX CONCURRENTLY was killed in the middle, by SIGKILL to the runner."""
+    old = estate.migrated("v1.2.0")
+    color = sibling(estate, INDEX_RELEASE, old)
+    with estate.database.connect(color.database) as connection, connection.transaction():
+        connection.execute("UPDATE projects SET status = status")
+        command = [NODE, "bin/migrate.js", "--settings", str(color.env_file), "--lock-timeout-ms", "30000", "up"]
+        runner = subprocess.Popen(command, cwd=color.release, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        waiting.until(lambda: index_state(estate, color) == "invalid", "the index is being built")
+        runner.kill()
+        runner.wait()
+        with estate.database.connect(color.database) as other:
+            query = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'CREATE INDEX%%'"
+            gone = "the killed runner's statement has ended"
+            waiting.until(lambda: other.execute(query, [color.database]).fetchone() is None, gone)
+    assert (status(color)[6], index_state(estate, color)) == ("half-applied", "invalid")
+    return color
+
+
+def test_an_index_whose_runner_was_killed_is_gone_on_with(app_estate: Estate) -> None:
+    color = interrupted_index(app_estate)
+    done = json.loads(color.run("migrate", "--json", "up").stdout)
+    assert [(entry["number"], entry["state"]) for entry in done] == [(6, "resumed")]
+    assert (status(color)[6], index_state(app_estate, color)) == ("applied", "valid")
+
+
+def test_an_index_that_was_built_before_the_runner_was_killed_is_kept(app_estate: Estate) -> None:
+    color = app_estate.migrated(INDEX_RELEASE)
+    with app_estate.database.connect(color.database) as connection:
+        connection.execute("UPDATE schema_migrations SET finished_at = NULL WHERE number = 6")
+        query = "SELECT 'projects_status'::regclass::oid"
+        before = connection.execute(query).fetchone()
+        up(color)
+        assert connection.execute(query).fetchone() == before
+    assert status(color)[6] == "applied"
+
+
+def test_an_index_that_waits_for_a_session_leaves_the_schema_as_before(app_estate: Estate) -> None:
+    color = sibling(app_estate, INDEX_RELEASE, app_estate.migrated("v1.2.0"))
+    with app_estate.database.connect(color.database) as connection, connection.transaction():
+        connection.execute("UPDATE projects SET status = status")
+        refused = color.run("migrate", "--lock-timeout-ms", "600", "up")
+        pid = connection.info.backend_pid
+    assert refused.returncode == EXIT_LOCK_CONFLICT, refused.stderr
+    assert f"it waited for pid {pid} (postgres" in refused.stderr
+    assert "idle in transaction" in refused.stderr
+    # While the session is there, the invalid index can't be dropped either: then it is marked, and gone on with.
+    assert (status(color)[6], index_state(app_estate, color)) in {("pending", "absent"), ("half-applied", "invalid")}
+    up(color)
+    assert (status(color)[6], index_state(app_estate, color)) == ("applied", "valid")
+
+
+def test_a_half_applied_migration_that_nobody_can_judge_is_settled_by_hand(app_estate: Estate, tmp_path: Path) -> None:
     sql = """-- phase: expand
 -- transaction: none
 CREATE INDEX CONCURRENTLY projects_status ON projects (status);
-CREATE INDEX CONCURRENTLY projects_nothing ON projects (no_such_column);
+UPDATE projects SET status = no_such_column;
 """
     color = with_own_migrations(app_estate.migrated("v1.0.0"), tmp_path / "release", {"0099_indexes.sql": sql})
     failed = color.run("migrate", "up")
     assert failed.returncode == 1
-    assert "failed half way" in failed.stderr
+    assert "failed half way, it is marked as half-applied" in failed.stderr
     assert status(color)[99] == "half-applied"
     for command in ("up", "plan"):
         refused = color.run("migrate", command)
-        assert refused.returncode == 1
+        assert refused.returncode == EXIT_HALF_APPLIED
+        assert "index projects_status is valid" in refused.stderr
+        assert "'UPDATE projects SET status = no_such_column': look whether it was done" in refused.stderr
         assert "migrate.js resolve 99 applied|pending" in refused.stderr
     assert color.run("migrate", "resolve", "99", "pending").returncode == 0
     assert status(color)[99] == "pending"
     assert color.run("migrate", "resolve", "99", "pending").returncode == 1
+
+
+def test_another_release_does_not_go_on_with_what_it_does_not_know(app_estate: Estate) -> None:
+    color = interrupted_index(app_estate)
+    refused = sibling(app_estate, "v1.2.0", color).run("migrate", "up")
+    assert refused.returncode == EXIT_HALF_APPLIED
+    assert "look at it in the release that started it" in refused.stderr
+
+
+def test_locks_and_times_are_told_when_asked_for(app_estate: Estate) -> None:
+    color = sibling(app_estate, "v1.2.0", app_estate.migrated("v1.0.0"))
+    done = {entry["number"]: entry for entry in json.loads(color.run("migrate", "--json", "--locks", "up").stdout)}
+    assert "AccessExclusiveLock invoices" in done[2]["locks"]
+    assert "ShareRowExclusiveLock invoices" in done[2]["locks"], "the trigger's"
+    assert "AccessExclusiveLock projects" in done[3]["locks"]
+    assert all(entry["seconds"] > 0 for entry in done.values())
+    assert not [lock for entry in done.values() for lock in entry["locks"] if "schema_migrations" in lock]
+    index = sibling(app_estate, INDEX_RELEASE, color)
+    told = json.loads(index.run("migrate", "--json", "--locks", "up").stdout)
+    assert [entry["number"] for entry in told] == [6]
+
+
+def test_what_was_applied_before_a_failure_is_told(app_estate: Estate) -> None:
+    color = app_estate.color("v1.3.5-bad-migration", app_estate.migrated("v1.0.0").database)
+    failed = color.run("migrate", "--json", "up")
+    assert (failed.returncode, [entry["number"] for entry in json.loads(failed.stdout)]) == (1, [2])
+
+
+def test_a_statement_that_takes_too_long_is_ended(app_estate: Estate, tmp_path: Path) -> None:
+    files = {"0099_slow.sql": "-- phase: expand\nCREATE TABLE slow (); SELECT pg_sleep(30);"}
+    color = with_own_migrations(app_estate.migrated("v1.0.0"), tmp_path / "release", files)
+    failed = color.run("migrate", "--statement-timeout-ms", "300", "up")
+    assert failed.returncode == 1
+    assert "statement timeout" in failed.stderr
+    assert status(color)[99] == "pending"
 
 
 def test_a_changed_migration_is_refused(app_estate: Estate, tmp_path: Path) -> None:
@@ -169,8 +271,9 @@ def test_two_migrations_at_once_are_refused(app_estate: Estate) -> None:
     with app_estate.database.connect(color.database) as connection:
         connection.execute("SELECT pg_advisory_lock(7361000001)")
         refused = color.run("migrate", "--lock-timeout-ms", "200", "up")
-    assert refused.returncode == 1
-    assert "another migration is running" in refused.stderr
+        pid = connection.info.backend_pid
+    assert refused.returncode == EXIT_LOCK_CONFLICT
+    assert f"another migration is running (advisory lock held by pid {pid})" in refused.stderr
 
 
 def test_a_migration_that_must_wait_for_a_lock_gives_up(app_estate: Estate) -> None:
@@ -178,9 +281,12 @@ def test_a_migration_that_must_wait_for_a_lock_gives_up(app_estate: Estate) -> N
     new = sibling(app_estate, "v1.1.0", old)
     with app_estate.database.connect(old.database) as connection, connection.transaction():
         connection.execute("LOCK TABLE invoices IN ACCESS SHARE MODE")
-        refused = new.run("migrate", "--lock-timeout-ms", "200", "up")
-    assert refused.returncode == 1
+        refused = new.run("migrate", "--lock-timeout-ms", "800", "up")
+        pid = connection.info.backend_pid
+    assert refused.returncode == EXIT_LOCK_CONFLICT
     assert "lock timeout" in refused.stderr
+    assert f"it waited for pid {pid} (postgres" in refused.stderr
+    assert "nothing of it remains" in refused.stderr
     assert status(new) == {1: "applied", 2: "pending"}
 
 

@@ -4,15 +4,20 @@
 const { parseArgs } = require('node:util')
 
 const { loadSettings } = require('../dist/config')
-const { readMigrations } = require('../dist/migrations/files')
+const { HalfAppliedError, LockConflictError, readMigrations } = require('../dist/migrations/files')
 const { migrateUp, migrationPlan, migrationStatus, resolveMigration } = require('../dist/migrations/runner')
 
-const USAGE = `usage: migrate.js --settings FILE [--json] [--lock-timeout-ms 5000] COMMAND
+const USAGE = `usage: migrate.js --settings FILE [--json] [--lock-timeout-ms 5000] [--statement-timeout-ms 60000] [--locks] COMMAND
   status                              every migration and its state
   plan [--phase expand|contract]      what up would apply
   up   [--phase expand|contract]      apply the pending migrations of a phase (default: expand)
   resolve NUMBER applied|pending      settle a half-applied migration by hand
-  list                                this release's migrations (needs no database)`
+  list                                this release's migrations (needs no database)
+With --json, up says of each migration how long it took; with --locks also which locks it held.
+Exit status: 1 failed, 2 wrong use, 4 a lock was not to be had (the schema is as before), 5 half-applied, needs a person`
+
+const EXIT_LOCK_CONFLICT = 4
+const EXIT_HALF_APPLIED = 5
 
 function fail(message, code) {
   process.stderr.write(`${message}\n`)
@@ -24,16 +29,19 @@ function parse() {
     settings: { type: 'string' },
     phase: { type: 'string', default: 'expand' },
     'lock-timeout-ms': { type: 'string', default: '5000' },
+    'statement-timeout-ms': { type: 'string', default: '60000' },
+    locks: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   }
   const { values, positionals } = parseArgs({ options, allowPositionals: true })
   if (!['expand', 'contract'].includes(values.phase))
     throw new Error(`--phase: expected expand or contract, got '${values.phase}'`)
-  if (!/^[1-9]\d{0,6}$/.test(values['lock-timeout-ms']))
-    throw new Error('--lock-timeout-ms: expected a number of milliseconds')
+  for (const name of ['lock-timeout-ms', 'statement-timeout-ms'])
+    if (!/^[1-9]\d{0,7}$/.test(values[name])) throw new Error(`--${name}: expected a number of milliseconds`)
   return {
     ...values,
     lockTimeoutMs: Number(values['lock-timeout-ms']),
+    statementTimeoutMs: Number(values['statement-timeout-ms']),
     command: positionals[0],
     rest: positionals.slice(1),
   }
@@ -61,14 +69,18 @@ const COMMANDS = {
     ),
   status: async ({ settings, json }) => print(await migrationStatus(settings), json),
   plan: async ({ settings, phase, json }) => print(await migrationPlan(settings, phase), json),
-  async up({ settings, phase, lockTimeoutMs, json }) {
+  async up({ settings, phase, lockTimeoutMs, statementTimeoutMs, locks, json }) {
     const report = (migration) => process.stderr.write(`applying ${migration.file}\n`)
-    const applied = await migrateUp(settings, phase, { report, lockTimeoutMs })
-    print(
-      applied.map((migration) => summary(migration, 'applied')),
-      json,
-    )
-    if (!json && applied.length === 0) process.stdout.write(`nothing to do, no pending ${phase} migration\n`)
+    const ended = []
+    const done = (migration, { state, seconds, locks: held }) =>
+      ended.push({ ...summary(migration, state), seconds: Math.round(seconds * 1000) / 1000, locks: held })
+    try {
+      await migrateUp(settings, phase, { report, done, withLocks: locks, lockTimeoutMs, statementTimeoutMs })
+    } finally {
+      // What was applied before a failure stays applied, and is said.
+      print(ended, json)
+    }
+    if (!json && ended.length === 0) process.stdout.write(`nothing to do, no pending ${phase} migration\n`)
   },
   async resolve({ settings, rest: [number, verdict] }) {
     if (!/^\d+$/.test(number ?? '') || !['applied', 'pending'].includes(verdict)) throw new Error(USAGE)
@@ -90,7 +102,9 @@ async function main() {
     if (options.command !== 'list') options.settings = loadSettings(options.settings)
     await COMMANDS[options.command](options)
   } catch (error) {
-    fail(`migrate ${options.command}: ${error.message || error.code}`, 1)
+    const code =
+      error instanceof LockConflictError ? EXIT_LOCK_CONFLICT : error instanceof HalfAppliedError ? EXIT_HALF_APPLIED : 1
+    fail(`migrate ${options.command}: ${error.message || error.code}`, code)
   }
 }
 

@@ -18,6 +18,12 @@ class MigrationError extends Error {
   }
 }
 
+/** Somebody else held a lock for too long: the schema is as before, and another attempt may succeed. */
+class LockConflictError extends MigrationError {}
+
+/** A migration that was interrupted and needs a person. */
+class HalfAppliedError extends MigrationError {}
+
 function header(sql, name, fallback) {
   return new RegExp(`^-- ${name}: *(\\S+) *$`, 'm').exec(sql)?.[1] ?? fallback
 }
@@ -70,4 +76,4 @@ function requiredMigrations() {
     .map((migration) => migration.number)
 }
 
-module.exports = { MigrationError, readMigrations, requiredMigrations, schemaRevision }
+module.exports = { HalfAppliedError, LockConflictError, MigrationError, readMigrations, requiredMigrations, schemaRevision }

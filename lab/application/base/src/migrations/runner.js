@@ -2,7 +2,9 @@
 
 const { Client } = require('pg')
 
-const { MigrationError, readMigrations } = require('./files')
+const { HalfAppliedError, LockConflictError, MigrationError, readMigrations } = require('./files')
+const { knownRelations, locksOf, watchingLocks } = require('./locks')
+const { cleanUp, describeRemains, isResumable, runStatements } = require('./stepwise')
 
 const LOCK_KEY = 7361000001
 const LOCK_TIMEOUT_MS = 5000
@@ -19,7 +21,8 @@ async function connect(settings, { lockTimeoutMs = LOCK_TIMEOUT_MS, statementTim
     application_name: 'sebenza-migrate',
     statement_timeout: statementTimeoutMs,
     lock_timeout: lockTimeoutMs,
-    options: '-c client_min_messages=warning',
+    // A statement whose client was killed ends at once; else an index would go on being built with nobody to finish it.
+    options: '-c client_min_messages=warning -c client_connection_check_interval=1000',
   })
   client.on('error', () => undefined)
   await client.connect()
@@ -70,11 +73,16 @@ async function migrationStatus(settings) {
   }
 }
 
-function refuseUnsound(status) {
-  const half = status.find((entry) => entry.state === 'half-applied')
-  if (half) {
-    throw new MigrationError(
-      `migration ${half.number} (${half.name}) was started and never finished; look at the schema, then: migrate.js resolve ${half.number} applied|pending`,
+async function refuseUnsound(client, status, migrations, applied) {
+  for (const entry of status.filter((found) => found.state === 'half-applied')) {
+    const own = migrations.find((migration) => migration.number === entry.number)
+    const same = own && own.checksum === applied.get(entry.number).checksum
+    if (same && !own.transactional && isResumable(own)) continue
+    const remains = same
+      ? await describeRemains(client, own)
+      : 'this release does not have it as it was started; look at it in the release that started it'
+    throw new HalfAppliedError(
+      `migration ${entry.number} (${entry.name}) was started and never finished, and can't be gone on with by itself. ${remains}. Bring the schema to one side, then: migrate.js resolve ${entry.number} applied|pending`,
     )
   }
   const changed = status.find((entry) => entry.state === 'changed')
@@ -84,77 +92,130 @@ function refuseUnsound(status) {
     )
 }
 
-async function applyInTransaction(client, migration) {
-  await client.query('BEGIN')
+const isLockTimeout = (error) => error.code === '55P03'
+
+function blockedBy(seen) {
+  return seen.blocking?.length > 0
+    ? `it waited for ${seen.blocking.join(', ')}`
+    : 'the session that it waited for has gone meanwhile'
+}
+
+async function applyInTransaction(client, migration, context) {
+  const title = `migration ${migration.number} (${migration.name})`
+  const seen = {}
+  const known = context.withLocks ? await knownRelations(client) : []
   try {
-    await client.query(migration.sql)
-    await client.query(
-      'INSERT INTO schema_migrations (number, name, phase, checksum, started_at, finished_at) VALUES ($1, $2, $3, $4, now(), clock_timestamp())',
-      [migration.number, migration.name, migration.phase, migration.checksum],
-    )
-    await client.query('COMMIT')
+    return await watchingLocks(client, context.connectObserver, seen, async () => {
+      await client.query('BEGIN')
+      await client.query(migration.sql)
+      const locks = context.withLocks ? await locksOf(client, client.processID, known) : undefined
+      await client.query(
+        'INSERT INTO schema_migrations (number, name, phase, checksum, started_at, finished_at) VALUES ($1, $2, $3, $4, now(), clock_timestamp())',
+        [migration.number, migration.name, migration.phase, migration.checksum],
+      )
+      await client.query('COMMIT')
+      return { state: 'applied', locks }
+    })
   } catch (error) {
     await client.query('ROLLBACK').catch(() => undefined)
-    throw new MigrationError(
-      `migration ${migration.number} (${migration.name}) failed and was rolled back, nothing of it remains: ${error.message}`,
-    )
+    if (isLockTimeout(error))
+      throw new LockConflictError(
+        `${title} could not get a lock (${error.message}): ${blockedBy(seen)}. It was rolled back, nothing of it remains`,
+      )
+    throw new MigrationError(`${title} failed and was rolled back, nothing of it remains: ${error.message}`)
   }
 }
 
 /** For statements that refuse a transaction (CREATE INDEX CONCURRENTLY): the row without an end marks an interrupted one. */
-async function applyStepwise(client, migration) {
+async function applyStepwise(client, migration, context) {
+  const title = `migration ${migration.number} (${migration.name})`
+  const seen = context.withLocks ? { sampled: new Set(), known: await knownRelations(client) } : {}
   const row = [migration.number, migration.name, migration.phase, migration.checksum]
-  await client.query(
-    'INSERT INTO schema_migrations (number, name, phase, checksum, started_at) VALUES ($1, $2, $3, $4, now())',
-    row,
-  )
-  const statements = migration.sql.replace(/--.*$/gm, '').split(/;\s*$/m)
-  try {
-    for (const statement of statements) if (statement.trim()) await client.query(statement)
-  } catch (error) {
-    throw new MigrationError(
-      `migration ${migration.number} (${migration.name}) failed half way and is marked so: ${error.message}`,
+  if (!context.resuming)
+    await client.query(
+      'INSERT INTO schema_migrations (number, name, phase, checksum, started_at) VALUES ($1, $2, $3, $4, now())',
+      row,
     )
+  try {
+    await watchingLocks(client, context.connectObserver, seen, () => runStatements(client, migration, context))
+  } catch (error) {
+    const isGone = await cleanUp(client, migration).catch(() => false)
+    if (isGone) await client.query('DELETE FROM schema_migrations WHERE number = $1', [migration.number])
+    const left = isGone ? 'nothing of it remains' : 'it is marked as half-applied'
+    if (isLockTimeout(error))
+      throw new LockConflictError(
+        `${title} could not get a lock (${error.message}): ${blockedBy(seen)}. After that ${left}${isGone ? '' : '; the next attempt goes on with it'}`,
+      )
+    throw new MigrationError(`${title} failed half way, ${left}: ${error.message}`)
   }
-  await client.query('UPDATE schema_migrations SET finished_at = now() WHERE number = $1', [migration.number])
+  await client.query('UPDATE schema_migrations SET finished_at = clock_timestamp() WHERE number = $1', [
+    migration.number,
+  ])
+  return { state: context.resuming ? 'resumed' : 'applied', locks: seen.sampled && [...seen.sampled].sort() }
 }
+
+const LOCK_HOLDER = `SELECT a.pid, a.application_name, a.client_addr::text AS address FROM pg_locks l
+  JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted
+  AND ((l.classid::bigint << 32) | l.objid::bigint) = $1`
 
 async function lock(client) {
   try {
     await client.query('SELECT pg_advisory_lock($1)', [LOCK_KEY])
   } catch (error) {
-    if (error.code === '55P03')
-      throw new MigrationError('another migration is running (advisory lock held); try again when it has ended')
-    throw error
+    if (!isLockTimeout(error)) throw error
+    const { rows } = await client.query(LOCK_HOLDER, [LOCK_KEY])
+    const holders = rows.map((row) => `pid ${row.pid}${row.address ? ` from ${row.address}` : ''}`)
+    throw new LockConflictError(
+      `another migration is running (advisory lock held by ${holders.join(', ') || 'a session that has gone meanwhile'}); try again when it has ended`,
+    )
   }
 }
 
+const isDue = (entry) => ['pending', 'half-applied'].includes(entry.state)
+
 /** What `up` would do for a phase, without doing it. */
 async function migrationPlan(settings, phase) {
-  const status = await migrationStatus(settings)
-  refuseUnsound(status)
-  return status.filter((entry) => entry.state === 'pending' && entry.phase === phase)
+  const migrations = readMigrations()
+  const client = await connect(settings)
+  try {
+    const applied = await appliedMigrations(client)
+    const status = describe(migrations, applied)
+    await refuseUnsound(client, status, migrations, applied)
+    return status.filter((entry) => isDue(entry) && entry.phase === phase)
+  } finally {
+    await client.end()
+  }
 }
 
-/** Applies the pending migrations of one phase in order; each is kept whole or not at all. */
-async function migrateUp(settings, phase, { report, ...timeouts } = {}) {
+/**
+ * Applies the pending migrations of one phase in order, and goes on with an interrupted one. Each is kept whole or not at
+ * all, except those outside a transaction. Yields each as it is done: number, name, phase, state, seconds, locks.
+ */
+async function migrateUp(settings, phase, { report, done, withLocks = false, ...timeouts } = {}) {
   const migrations = readMigrations()
   const client = await connect(settings, timeouts)
   try {
     await lock(client)
     await client.query(CREATE_TABLE)
-    const status = describe(migrations, await appliedMigrations(client))
-    refuseUnsound(status)
-    const wanted = new Set(
-      status.filter((entry) => entry.state === 'pending' && entry.phase === phase).map((entry) => entry.number),
+    const applied = await appliedMigrations(client)
+    const status = describe(migrations, applied)
+    await refuseUnsound(client, status, migrations, applied)
+    const states = new Map(
+      status.filter((entry) => isDue(entry) && entry.phase === phase).map((entry) => [entry.number, entry.state]),
     )
-    const due = migrations.filter((migration) => wanted.has(migration.number))
-    const missingExpand = status.find((entry) => entry.state === 'pending' && entry.phase === 'expand')
+    const due = migrations.filter((migration) => states.has(migration.number))
+    const missingExpand = status.find((entry) => isDue(entry) && entry.phase === 'expand')
     if (phase === 'contract' && missingExpand)
       throw new MigrationError(`expand migration ${missingExpand.number} is not applied yet; run up first`)
     for (const migration of due) {
       report?.(migration)
-      await (migration.transactional ? applyInTransaction : applyStepwise)(client, migration)
+      const began = process.hrtime.bigint()
+      const result = await (migration.transactional ? applyInTransaction : applyStepwise)(client, migration, {
+        connectObserver: () => connect(settings),
+        resuming: states.get(migration.number) === 'half-applied',
+        withLocks,
+      })
+      done?.(migration, { ...result, seconds: Number(process.hrtime.bigint() - began) / 1e9 })
     }
     return due
   } finally {
