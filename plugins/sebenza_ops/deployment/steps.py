@@ -7,6 +7,7 @@ from typing import Any
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.deployment.builds import release_storage
+from sebenza_ops.deployment.migrations import expand_schema
 from sebenza_ops.deployment.plan import (
     DeploymentPlan,
     ReleaseRefusedError,
@@ -153,8 +154,8 @@ def _refuse_bad(run: ChangeRun, release: Release, force_reason: str) -> None:
 def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Install the release on all hosts at once, expand the schema, start the idle color.
 
-    Raises PlanOutdatedError when a load balancer does not send to the color that the plan calls live, and the hosts'
-    errors.
+    Raises PlanOutdatedError when a load balancer does not send to the color that the plan calls live, SchemaChangeError
+    when the schema can't be expanded now, and the hosts' errors.
     """
     if Progress(run).phase is not None:
         run.note(f"{plan.to_color} has traffic from this run already: left as it is")
@@ -227,15 +228,9 @@ def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
 
 
 def _expand_schema(run: ChangeRun, plan: DeploymentPlan) -> None:
-    first = run.environment.host(plan.hosts[0])
-
-    def migrate(session: HostSession) -> str:
-        host = ApplicationHost(run.environment, session)
-        return host.migrate(run.fence, plan.to_color, plan.release.release_id, "expand")
-
-    answers = on_hosts([first], run.environment.ssh_conn_id, migrate)
-    raise_first_error(answers)
-    run.note(f"schema expanded as far as revision {plan.release.schema_revision}", host=first.name)
+    first = plan.hosts[0]
+    expand_schema(run, first, plan.to_color, plan.release.release_id)
+    run.note(f"schema expanded as far as revision {plan.release.schema_revision}", host=first)
 
 
 def record_deployment(run: ChangeRun, plan: DeploymentPlan) -> None:

@@ -36,6 +36,7 @@ from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl
 from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
 from sebenza_ops.environments.policies import (
     ApprovalPolicy,
+    BackupBeforeChangePolicy,
     BackupPolicy,
     BlueGreenPolicy,
     CertificatePolicy,
@@ -44,6 +45,7 @@ from sebenza_ops.environments.policies import (
     EmailChannel,
     MaintenanceWindow,
     MaintenanceWindows,
+    MigrationPolicy,
     Objectives,
     PagerDutyChannel,
     Policies,
@@ -59,6 +61,7 @@ __all__ = [
     "Application",
     "ApplicationSettings",
     "ApprovalPolicy",
+    "BackupBeforeChangePolicy",
     "BackupPolicy",
     "BlueGreenPolicy",
     "Build",
@@ -77,6 +80,7 @@ __all__ = [
     "LoadBalancing",
     "MaintenanceWindow",
     "MaintenanceWindows",
+    "MigrationPolicy",
     "Monitoring",
     "MonitoringSettings",
     "ObjectStore",

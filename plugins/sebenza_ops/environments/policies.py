@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sebenza_ops.environments.fields import ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
+from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
 class Objectives(Model):
@@ -260,6 +260,52 @@ class BlueGreenPolicy(Model):
     ] = 120
 
 
+class MigrationPolicy(Model):
+    """How long a migration may wait and work, and how it is tested before."""
+
+    lock_timeout_milliseconds: Annotated[
+        int,
+        Field(
+            ge=100,
+            le=60_000,
+            description="A migration waits for a lock no longer. All who come after it wait too. Ours: 5 s.",
+        ),
+    ] = 5000
+    statement_timeout_seconds: Annotated[
+        int, Field(gt=0, le=86_400, description="One statement of a migration is ended after so long. Ours: 60 s.")
+    ] = 60
+    lock_attempts: Annotated[
+        int, Field(ge=1, le=20, description="A migration that gets no lock is tried so often. Ours: 3.")
+    ] = 3
+    attempt_pause_seconds: Annotated[
+        float, Field(ge=0, le=300, description="Pause between these attempts. Ours: 5 s.")
+    ] = 5.0
+    timeout_seconds: Annotated[
+        Seconds, Field(description="All migrations of one attempt are ended after so long. Ours: 5 minutes.")
+    ] = 300
+    test_timeout_seconds: Annotated[
+        Seconds, Field(description="Each part of a test (clone, migrations) is ended after so long. Ours: 15 minutes.")
+    ] = 900
+    maximum_blocking_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="A tested expand migration that keeps users from reading or writing for longer fails. Ours: "
+            "5 s, the response time above which a release is taken back.",
+        ),
+    ] = 5.0
+
+
+class BackupBeforeChangePolicy(Model):
+    """The backup that is made before a change that can't be undone otherwise."""
+
+    keep: Annotated[int, Field(ge=1, description="So many of these backups are kept, the newest. Ours: 10.")] = 10
+    work_dir: Annotated[
+        AbsolutePath, Field(description="Where a database host makes it, below the host's root_dir.")
+    ] = "/var/lib/sebenza/dumps"
+    timeout_seconds: Annotated[Seconds, Field(description="It is given up after so long. Ours: 1 hour.")] = 3600
+
+
 class Policies(Model):
     """Everything that differs between environments by decision, not by machine.
 
@@ -276,3 +322,7 @@ class Policies(Model):
     retention: Annotated[Retention, Field(description="How long things are kept.")] = Retention()
     scaling: Annotated[ScalingPolicy | None, Field(description="Automatic scaling.")] = None
     blue_green: Annotated[BlueGreenPolicy | None, Field(description="Blue-green deployments.")] = None
+    migrations: Annotated[MigrationPolicy, Field(description="Changes of the database's schema.")] = MigrationPolicy()
+    backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (
+        BackupBeforeChangePolicy()
+    )

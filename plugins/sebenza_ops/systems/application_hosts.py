@@ -123,7 +123,7 @@ class ApplicationHost:
         Returns "installed", or "present" when this very artifact is there already.
         """
         arguments = [
-            *self._fenced(fence),
+            *self.fenced(fence),
             self._path(self._application.releases_dir),
             release_id,
             sha256,
@@ -134,7 +134,7 @@ class ApplicationHost:
     def configure(self, fence: Fence, color: Color, release_id: str, env_text: str) -> None:
         """Write the color's env file (owner-only) and PM2 file for a release."""
         arguments = [
-            *self._fenced(fence),
+            *self.fenced(fence),
             self._path(self._application.colors_dir),
             color.value,
             self.render_ecosystem(color, release_id),
@@ -143,21 +143,10 @@ class ApplicationHost:
         ]
         self.session.run_script("app_configure", arguments, stdin=env_text)
 
-    def migrate(self, fence: Fence, color: Color, release_id: str, phase: str) -> str:
-        """Run the release's migrations of one phase ("expand" or "contract"). Returns what the migrations said."""
-        arguments = [
-            *self._fenced(fence),
-            self.release_dir(release_id),
-            self.env_file(color),
-            self._application.node_bin_dir,
-            phase,
-        ]
-        return self.session.run_script("app_migrate", arguments, timeout_seconds=120).stdout
-
     def start(self, fence: Fence, color: Color) -> None:
         """Start the color anew. That this returns says nothing about its health."""
         arguments = [
-            *self._fenced(fence),
+            *self.fenced(fence),
             self._path(self._application.colors_dir),
             color.value,
             self._application.node_bin_dir,
@@ -170,7 +159,7 @@ class ApplicationHost:
     def stop(self, fence: Fence, color: Color) -> None:
         """Stop the color's processes."""
         arguments = [
-            *self._fenced(fence),
+            *self.fenced(fence),
             self._application.node_bin_dir,
             self._path(self._application.pm2_home),
             self._application.pm2_path,
@@ -181,7 +170,7 @@ class ApplicationHost:
     def write_marker(self, fence: Fence, name: str, value: str) -> None:
         """Write a one-line file of the marker directory: `current-color` or `last-good-release`."""
         path = self._path(f"{self._application.marker_dir}/{name}")
-        self.session.run_script("marker_write", [*self._fenced(fence), path, value])
+        self.session.run_script("marker_write", [*self.fenced(fence), path, value])
 
     def read_file(self, path: str) -> str | None:
         """A file's text, or None when there is no such file."""
@@ -215,5 +204,6 @@ class ApplicationHost:
         )
         return rendered
 
-    def _fenced(self, fence: Fence) -> list[str]:
+    def fenced(self, fence: Fence) -> list[str]:
+        """The first arguments of every changing script on this host."""
         return fence.arguments(self._path(self._application.state_dir))
