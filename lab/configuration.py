@@ -119,6 +119,9 @@ def write_host(host: str, operator_key: str) -> str:
             write(host, root)
     if environment_of(host) is not None:
         _change_directories(root)
+    if any(host in environment.database_hosts for environment in ENVIRONMENTS.values()):
+        # Where the backup before a change is made.
+        make_directory(root / "var/lib/sebenza", LOGIN_USER)
     _supervisor(host, root, programs(host))
     return host_key
 

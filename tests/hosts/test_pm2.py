@@ -203,7 +203,8 @@ def migration(host: Pm2Host, token: int) -> list[object]:
     (release / "bin" / "migrate.js").write_text(MIGRATE)
     # Node.js 20 looks for the file too, wherever the option stands.
     (release / "app.env").touch()
-    return [host.fenced[0], "production", token, "dag/run", release, release / "app.env", Path(NODE).parent, "expand"]
+    fenced = [host.fenced[0], "production", token, "dag/run"]
+    return [*fenced, release, release / "app.env", Path(NODE).parent, "expand", 5000, 60000]
 
 
 def test_nobody_changes_the_host_while_a_migration_runs(host: Pm2Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,8 @@ def test_nobody_changes_the_host_while_a_migration_runs(host: Pm2Host, monkeypat
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
             first.wait()
-    assert log.read_text() == f"--settings {host.directory}/release/app.env up --phase expand\n"
+    limits = "--lock-timeout-ms 5000 --statement-timeout-ms 60000"
+    assert log.read_text() == f"--settings {host.directory}/release/app.env --json {limits} up --phase expand\n"
 
 
 def test_a_migration_that_fails_says_so(host: Pm2Host, monkeypatch: pytest.MonkeyPatch, shell: str) -> None:

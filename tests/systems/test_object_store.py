@@ -165,3 +165,16 @@ def test_a_missing_bucket_is_not_a_missing_object(s3: S3Server, monkeypatch: pyt
     elsewhere = storage(monkeypatch, s3.connection(), bucket="other")
     with pytest.raises(OutsideSystemError, match="in bucket other failed"):
         elsewhere.get_bytes("a")
+
+
+def test_keys_are_listed_below_the_prefix_and_deleted(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = storage(monkeypatch, s3.connection(), prefix="listing/")
+    for key in ("backups/a/1", "backups/a/2", "backups/b/1", "other"):
+        mine.put_bytes(key, b"x")
+    listed = mine.keys("backups/a/")
+    assert sorted(listed) == ["backups/a/1", "backups/a/2"]
+    assert all(moment.tzinfo is not None for moment in listed.values())
+    mine.delete("backups/a/1")
+    mine.delete("backups/a/1")
+    assert sorted(mine.keys("backups/")) == ["backups/a/2", "backups/b/1"]
+    assert mine.keys("nothing/") == {}

@@ -11,8 +11,8 @@ from sebenza_ops.deployment.reconcile import ApplicationHostStates
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.systems.application_hosts import ApplicationHost, ApplicationHostState
 from sebenza_ops.systems.application_migrations import (
-    AppliedMigration,
     ApplicationMigrations,
+    AppliedMigration,
     HalfAppliedError,
     KnownMigration,
     LockConflictError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,20 @@ class ObjectStorage:
                 if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "404"}:
                     return None
                 raise
+
+    def keys(self, prefix: str) -> dict[str, datetime]:
+        """The keys that begin with a prefix, each with the moment of its last change."""
+        with self._errors(f"listing {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._store.bucket, Prefix=self.full_key(prefix)
+            )
+            own = len(self.full_key(""))
+            return {item["Key"][own:]: item["LastModified"] for page in pages for item in page.get("Contents", ())}
+
+    def delete(self, key: str) -> None:
+        """Delete an object; deleting it again does nothing."""
+        with self._errors(f"deleting {key}"):
+            self._client.delete_object(Bucket=self._store.bucket, Key=self.full_key(key))
 
     def transfer_source(self, key: str, method: str = "get_object") -> str:
         """What a host needs to read (or, with "put_object", write) one object without credentials of its own.
