@@ -52,5 +52,6 @@ def test_what_came_to_no_end_is_removed_later_and_displaces_nothing() -> None:
 def test_any_run_id_is_one_directory() -> None:
     hostile = Holder("rollback.staging", "../../etc/$(reboot) 'x'", "thandi")
     assert run_prefix(hostile).count("/") == PREFIX.count("/") + 2
+    assert run_prefix(Holder("rollback.staging", "..", "thandi")) == f"{PREFIX}rollback.staging/%2E%2E/"
     assert set(run_key(hostile)) <= set("0123456789abcdef")
     assert run_key(hostile) != run_key(Holder("rollback.staging", "other", "thandi"))

@@ -185,7 +185,9 @@ def run_key(holder: Holder) -> str:
 
 def run_prefix(holder: Holder) -> str:
     """Where a run's backup is in object storage."""
-    return f"{PREFIX}{quote(holder.dag_id, safe='')}/{quote(holder.run_id, safe='')}/"
+    # A run may be called "..", which some servers would read as another place.
+    run_id = quote(holder.run_id, safe="")
+    return f"{PREFIX}{quote(holder.dag_id, safe='')}/{run_id if run_id.strip('.') else run_id.replace('.', '%2E')}/"
 
 
 def superfluous(keys: Mapping[str, datetime], environment: str, keep: int, own_prefix: str, now: datetime) -> list[str]:
