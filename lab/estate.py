@@ -249,6 +249,8 @@ def reset(names: Iterable[str], report: Report) -> None:
     artifact = releases.first_artifact()
     for environment in environments:
         report(f"{environment.name}: {artifact.release_id} in blue, green empty")
+        if postgres.start_over_if_contracted(environment):
+            report(f"{environment.name}: its database is made anew, contract migrations had been applied")
         install(environment, artifact)
         for host in (*environment.application_hosts, *environment.spare_hosts):
             application_hosts.stop_color(host, "green")

@@ -195,6 +195,22 @@ def _ensure_database(host: str, environment: LabEnvironment) -> None:
         cursor.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
 
 
+def start_over_if_contracted(environment: LabEnvironment) -> bool:
+    """Make the environment's database anew when a contract migration has taken away what v1.0.0 needs; say whether."""
+    host = primary_of_production() if environment.name == "production" else environment.database_hosts[0]
+    with connect(host, environment.database_name) as cursor:
+        cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            return False
+        cursor.execute("SELECT 1 FROM schema_migrations WHERE phase = 'contract'")
+        if cursor.fetchone() is None:
+            return False
+    with connect(host) as cursor:
+        cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(environment.database_name)))
+    _ensure_database(host, environment)
+    return True
+
+
 def database_url(environment: LabEnvironment) -> str:
     """The URL by which the application reaches its database."""
     password = lab_secrets().database(environment.name)
