@@ -11,7 +11,8 @@ import pytest
 
 from lab import paths
 from sebenza_ops.deployment.judge import LONG_WINDOWS_SECONDS, MINIMUM_ERRORS, SHORT_WINDOWS_SECONDS
-from sebenza_ops.environments.policies import BlueGreenPolicy
+from sebenza_ops.environments.policies import BackupBeforeChangePolicy, BlueGreenPolicy, MigrationPolicy
+from sebenza_ops.systems.scratch_database import STALE_FACTOR
 
 DOCS = paths.CHECKOUT / "docs"
 PAGES = sorted([paths.CHECKOUT / "README.md", *DOCS.rglob("*.md")])
@@ -183,7 +184,7 @@ def _conf_keys(path: Path) -> list[str]:
     return [str(constant.value) for constant in constants]
 
 
-@pytest.mark.parametrize("name", ["build_release", "deploy_blue_green", "stop_idle_color"])
+@pytest.mark.parametrize("name", ["build_release", "deploy_blue_green", "migrate_contract", "stop_idle_color"])
 def test_the_deployment_page_explains_every_conf_key(name: str) -> None:
     keys = _conf_keys(paths.CHECKOUT / "dags" / "deployment" / f"{name}.py")
     assert keys
@@ -213,6 +214,18 @@ def test_the_deployment_page_has_the_policys_numbers() -> None:
     short = [f"{window:g}" for window in SHORT_WINDOWS_SECONDS]
     assert f"{', '.join(short[:-1])} or {short[-1]} s" in page
     assert " or ".join(f"{window:g} s" for window in LONG_WINDOWS_SECONDS) in page
+
+
+def test_the_deployment_page_has_the_migrations_numbers() -> None:
+    page = " ".join((DOCS / "deployment.md").read_text().split())
+    policy = MigrationPolicy()
+    assert f"waits {policy.lock_timeout_milliseconds / 1000:g} s for a lock" in page
+    assert f"again after {policy.attempt_pause_seconds:g} s, {policy.lock_attempts} times in all" in page
+    assert f"ended after {policy.statement_timeout_seconds} s (`statement_timeout_seconds`)" in page
+    assert f"all of an attempt after {policy.timeout_seconds} s" in page
+    assert f"more than {policy.maximum_blocking_seconds:g} s (`maximum_blocking_seconds`)" in page
+    assert f"{policy.test_timeout_seconds * STALE_FACTOR // 60} minutes later" in page
+    assert f"newest {BackupBeforeChangePolicy().keep} of an environment are kept" in page
 
 
 def test_the_manuals_page_has_every_section_of_the_manual_in_its_order() -> None:
