@@ -12,12 +12,14 @@ mkdir -p "$1"
 _work=$(mktemp -d "$1/clone-XXXXXX") || fail "cannot write in $1"
 sql() { psql -X -A -t -q -v ON_ERROR_STOP=1 "$@"; }
 clean_up() {
+  # timeout(1) signals more than once, and what is started here must not be ended by the second.
+  trap '' HUP INT TERM
   rm -rf "$_work"
   [ "$_is_whole" = yes ] || sql -c "DROP DATABASE IF EXISTS \"$_scratch\" WITH (FORCE)" >/dev/null 2>&1 || :
 }
 trap clean_up EXIT
-trap 'exit 129' HUP
-trap 'exit 143' TERM
+trap 'trap "" HUP TERM; exit 129' HUP
+trap 'trap "" HUP TERM; exit 143' TERM
 
 # Names are built from letters, digits and _ alone, and from the time at which they were made.
 _now=$(date +%s)

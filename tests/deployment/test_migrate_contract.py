@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from lab import checker, paths, postgres
 from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
 from lab.hosts import ENVIRONMENTS
-from sebenza_ops.deployment.backup_before import LogicalDump
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.backup_before import LogicalDump, LogicalDumpBackup, backup_before_change
 from sebenza_ops.deployment.migration_test import test_migrations as run_migration_test
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.release import Release
@@ -142,5 +144,30 @@ def test_it_shows_then_does_it_once(operator: AirflowClient, ledger: Ledger, sta
     left = list((paths.host_files("staging") / "var/lib/sebenza/dumps").iterdir())
     assert left == [], "the dump is still on the host"
 
+    # A retry of the step, in a worker that knows nothing: the finished backup is found.
+    again = ChangeRun(ledger, staging, Holder(CONTRACT, run_id, "operator"))
+    assert backup_before_change(again) == backup
+
     state, tasks, _ = ended(operator, CONTRACT, {"reason": REASON})
     assert (state, tasks["apply_contract"]) == ("success", "skipped"), "nothing is due any more"
+
+
+def test_a_backup_that_its_worker_left_is_found_and_sent(
+    operator: AirflowClient, ledger: Ledger, staging: Environment
+) -> None:
+    holder = Holder(CONTRACT, "manual__killed", "operator")
+
+    class KilledError(Exception):
+        pass
+
+    def die(_: float) -> None:
+        raise KilledError
+
+    # The worker is gone while the dump goes on by itself, or just after it.
+    with contextlib.suppress(KilledError):
+        LogicalDumpBackup(sleep=die).ensure(ChangeRun(ledger, staging, holder))
+    backup = backup_before_change(ChangeRun(ledger, staging, holder))
+    content = ObjectStorage(staging.object_store).get_bytes(backup.key)
+    assert content is not None
+    assert hashlib.sha256(content).hexdigest() == backup.sha256
+    assert backup.run == str(holder)
