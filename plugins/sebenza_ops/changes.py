@@ -136,7 +136,8 @@ class ChangeRun:
                 ttl_seconds,
                 seen_token,
                 kind=kind,
-                respect_reservation=True,
+                # Housekeeping goes on while people decide, which may take hours.
+                respect_reservation=kind is not LeaseKind.HOUSEKEEPING,
                 respect_freeze=respect_freeze,
             )
         except (LeaseHeld, ReservationHeld) as error:
