@@ -150,19 +150,28 @@ def processes(host: str) -> list[dict[str, Any]]:
 
 def start_color(host: str, color: str) -> None:
     """Start a color anew from its PM2 file, and save PM2's list so that it survives a restart of the host."""
-    name = f"sebenza-{color}"
-    if any(each["name"] == name for each in processes(host)):
-        pm2(host, "delete", name)
+    _delete(host, f"sebenza-{color}")
     pm2(host, "start", str(paths.host_root(host) / f"srv/sebenza/colors/{color}/ecosystem.config.js"))
     pm2(host, "save", "--force")
 
 
 def stop_color(host: str, color: str) -> None:
     """Remove a color from PM2, if it is there."""
-    name = f"sebenza-{color}"
-    if any(each["name"] == name for each in processes(host)):
-        pm2(host, "delete", name)
+    if _delete(host, f"sebenza-{color}"):
         pm2(host, "save", "--force")
+
+
+def _delete(host: str, name: str) -> bool:
+    """Remove a process from PM2; whether it was there."""
+    if all(each["name"] != name for each in processes(host)):
+        return False
+    try:
+        pm2(host, "delete", name)
+    except LabError:
+        # A procedure that stops the color at this very moment has done it.
+        if any(each["name"] == name for each in processes(host)):
+            raise
+    return True
 
 
 def version_answer(host: str, color: str) -> dict[str, Any] | None:

@@ -82,6 +82,12 @@ class Application(Model):
     )
     keep_releases: Annotated[int, Field(ge=2, description="Releases kept on a host. Ours: 5, as Capistrano.")] = 5
 
+    @property
+    def measured_paths(self) -> tuple[str, ...]:
+        """The warm-up paths whose response times count: not those that machines ask all the time."""
+        machines = {self.health_path, self.version_path, "/metrics"}
+        return tuple(path for path in self.warm_up_paths if path.partition("?")[0] not in machines)
+
     def process_name(self, color: Color) -> str:
         """Return the name of a color's process in PM2, for example `sebenza-blue`."""
         return f"{self.name}-{color}"
