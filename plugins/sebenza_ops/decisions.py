@@ -1,22 +1,26 @@
 """Decisions of people: a task that asks, waits without a slot, and closes when nobody answers.
 
 What Airflow's own operator leaves to its users, and its traps: a question that nobody answered must not count as
-approved, a rejection must not look like a success, and the answer belongs into the audit.
+approved, a rejection must not look like a success, an answer that came at the wrong moment must not be lost, and the
+answer belongs into the audit.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, TaskAwaitingInput
+from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail, upsert_hitl_detail
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 # A task that is resumed at the moment it parks may be failed by a late report of its first process: it is tried again.
 RETRIES = 2
+MINIMUM_REASON_LENGTH = 10
 
 
 class DecisionRejectedError(Exception):
@@ -28,14 +32,15 @@ class DecisionMissingError(Exception):
 
 
 class HumanDecisionOperator(HITLOperator):
-    """Asks people whether to go on. Returns who approved, and when; anything else fails the run, untried again.
+    """Asks people whether to go on. Returns who approved, when and why; anything else fails the run, untried again.
 
     Args:
         environment: Name of the environment that the decision is about.
         subject: The question, in a line.
         body: What is needed to decide, in Markdown; a template.
         approve: The answer that goes on, in the words of the procedure.
-        response_timeout: How long people have.
+        response_timeout: How long people have, from the first time it asks.
+        ask_reason: The form has a field for the reason, and approving without one is not taken.
     """
 
     safe_to_retry = True
@@ -50,8 +55,14 @@ class HumanDecisionOperator(HITLOperator):
         body: str,
         approve: str = "Approve",
         response_timeout: timedelta,
+        ask_reason: bool = False,
         **kwargs: Any,
     ) -> None:
+        if ask_reason:
+            # No minimum in the schema: a default that violates it would end the task before it asks.
+            kwargs["params"] = {
+                "reason": Param("", type="string", maxLength=500, description="Why; kept in the audit.")
+            }
         super().__init__(
             **{"retries": RETRIES, "retry_delay": timedelta(0), **kwargs},
             subject=subject,
@@ -61,29 +72,81 @@ class HumanDecisionOperator(HITLOperator):
         )
         self.environment = environment
         self.approve = approve
+        self.ask_reason = ask_reason
+
+    def refusal(self, context: Context, name: str) -> str | None:
+        """Why an approval by this person does not count, or None. The question then stays open for others."""
+        return None
+
+    def execute(self, context: Context) -> Any:
+        """Ask; or, tried again after an answer that Airflow lost, take that answer."""
+        if context["ti"].try_number > 1 and (event := self._answer_already_there(context)) is not None:
+            self.log.info("The question was answered before this try")
+            return self.execute_complete(context, event)
+        return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
         """Take the answer. Raises a failure that is not tried again for a rejection and for a missing answer."""
-        from sebenza_ops.changes import holder_of
-        from sebenza_ops.ledger import Ledger
-
         if "error" in event:
             missing = DecisionMissingError(f"nobody has answered {self.subject!r} within {self.response_timeout}")
             raise AirflowFailException(f"{missing}. Nothing was changed.") from missing
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"] or {}
         name = str(user.get("name") or user.get("id") or "unknown")
-        is_approved = answer["chosen_options"] == [self.approve]
-        holder = holder_of(context)
-        Ledger.from_connection().audit.append(
-            "decision.approved" if is_approved else "decision.rejected",
-            name,
-            self.environment,
-            str(holder),
-            {"question": self.subject, "task": self.task_id},
-        )
-        if not is_approved:
-            rejected = DecisionRejectedError(f"{name} has rejected {self.subject!r}")
+        reason = str((answer["params_input"] or {}).get("reason") or "").strip()
+        if answer["chosen_options"] != [self.approve]:
+            self._write_audit(context, "decision.rejected", name, reason)
+            rejected = DecisionRejectedError(f"{name} has rejected {self.subject!r}{f': {reason}' if reason else ''}")
             raise AirflowFailException(f"{rejected}. Nothing was changed.") from rejected
+        refusal = self.refusal(context, name)
+        if refusal is None and self.ask_reason and len(reason) < MINIMUM_REASON_LENGTH:
+            refusal = f"approving needs a reason of at least {MINIMUM_REASON_LENGTH} characters"
+        if refusal is not None:
+            self._write_audit(context, "decision.not_taken", name, refusal)
+            self._ask_again(context, f"{name}'s approval is not taken: {refusal}")
+        self._write_audit(context, "decision.approved", name, reason)
         self.log.info("%s has approved: %s", name, self.subject)
-        return {"approved_by": name, "approved_at": answer["responded_at"].isoformat()}
+        return {"approved_by": name, "approved_at": answer["responded_at"].isoformat(), "reason": reason}
+
+    def _ask_again(self, context: Context, why: str) -> None:
+        """Park again, with the rest of the time that people have. Airflow keeps the first question's text."""
+        self.log.warning("%s; the question is open again", why)
+        asked_at = context["ti"].start_date or datetime.now(UTC)
+        left = self.response_timeout - (datetime.now(UTC) - asked_at) if self.response_timeout else timedelta(0)
+        if left <= timedelta(0):
+            missing = DecisionMissingError(why)
+            raise AirflowFailException(f"{missing}. No time is left for another answer, nothing was changed.")
+        upsert_hitl_detail(
+            ti_id=context["ti"].id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=self.multiple,
+            params=self.serialized_params,
+            assigned_users=self.assigned_users,
+        )
+        raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
+
+    def _answer_already_there(self, context: Context) -> dict[str, Any] | None:
+        try:
+            detail = get_hitl_detail_content_detail(ti_id=context["ti"].id)
+        except AirflowRuntimeError:
+            # The try before died before it had asked.
+            return None
+        if not detail.response_received or not detail.chosen_options:
+            return None
+        user = detail.responded_by_user
+        return {
+            "chosen_options": list(detail.chosen_options),
+            "params_input": dict(detail.params_input or {}),
+            "responded_at": detail.responded_at or datetime.now(UTC),
+            "responded_by_user": {"id": user.id, "name": user.name} if user is not None else None,
+        }
+
+    def _write_audit(self, context: Context, action: str, name: str, reason: str) -> None:
+        from sebenza_ops.changes import holder_of
+        from sebenza_ops.ledger import Ledger
+
+        detail = {"question": self.subject, "task": self.task_id, "reason": reason}
+        Ledger.from_connection().audit.append(action, name, self.environment, str(holder_of(context)), detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -15,7 +16,9 @@ from sebenza_ops.ledger import Holder, Ledger
 
 pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
-DEPLOY, STUCK = "deploy_blue_green.staging", Holder("deploy_blue_green.staging", "manual__stuck", "thandi")
+DEPLOY = "deploy_blue_green.staging"
+# A run of its own for each session: the ledger outlives it, and knows that later changes superseded an old one.
+STUCK = Holder(DEPLOY, f"manual__stuck_{uuid4().hex[:8]}", "thandi")
 REASON = "the worker's machine is gone"
 
 
@@ -73,7 +76,7 @@ def test_a_stuck_lease_is_handed_back_after_a_look(
     stuck = ledger.leases.acquire("staging", STUCK, "deploy v1.1.0", 3600)
     run_id = ask(operator)
     body = operator.hitl_details("release_lease.staging", run_id, "decide")["body"]
-    for part in ("thandi", "manual__stuck", f"token {stuck.token}", "all load balancers send to", REASON):
+    for part in ("thandi", STUCK.run_id, f"token {stuck.token}", "all load balancers send to", REASON):
         assert part in body
 
     with airflow.client("approver") as approver:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_a_target_that_can_not_be_is_refused_and_traffic_stays(
 
 def test_a_plan_takes_nobodys_lease_and_changes_nothing(operator: AirflowClient, ledger: Ledger) -> None:
     deploy(operator)
-    held = ledger.leases.acquire("staging", Holder(DEPLOY, "manual__other", "thandi"), "deploy", 600)
+    held = ledger.leases.acquire("staging", Holder(DEPLOY, f"manual__other_{uuid4().hex[:8]}", "thandi"), "deploy", 600)
 
     state, tasks, run_id = ended(operator, ROLLBACK, {"reason": REASON, "plan_only": True})
 
