@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lab import estate, fault_commands, faults, paths, remote, supervision
+from lab import estate, fault_commands, faults, inventory, paths, remote, supervision
 from lab.addresses import HOST_NAMES, HTTPS_PORT, MAILBOX_HTTP_PORT, PROMETHEUS_PORT, address, endpoint
 from lab.application_hosts import live_color, version_answer
 from lab.hosts import ENVIRONMENTS, check_host, check_service
@@ -70,8 +70,41 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER)
     shell.set_defaults(run=_shell)
 
+    gates = commands.add_parser("gates", help="let production demand gates and an approval, as shipped")
+    gates.add_argument("state", choices=["on", "off"])
+    gates.set_defaults(run=_gates)
+
+    attests = commands.add_parser("attest", help="sign and upload what a pipeline would attest of a version")
+    attests.add_argument("version", metavar="VERSION", help="a tag of the sample application, for example v1.1.0")
+    attests.add_argument("--author", default="naledi", help="who made the change (default: %(default)s)")
+    attests.add_argument("--reviewers", default="sipho", help="who approved it, with commas (default: %(default)s)")
+    attests.add_argument("--requested-by", help="who started the pipeline")
+    attests.add_argument("--expires-in", type=float, default=12 * 3600, metavar="SECONDS", help="default: 12 hours")
+    attests.add_argument("--fail", action="append", default=[], metavar="GATE", help="a gate that did not pass")
+    attests.set_defaults(run=_attest)
+
     fault_commands.add_commands(commands)
     return parser
+
+
+def _gates(arguments: argparse.Namespace) -> None:
+    inventory.set_gates(arguments.state == "on")
+    print(f"production has its gates {arguments.state}; Airflow shows it within a minute")
+
+
+def _attest(arguments: argparse.Namespace) -> None:
+    # Here: the commands that need no release should not load what reads one.
+    from lab.attest import attest
+
+    sha = attest(
+        arguments.version,
+        author=arguments.author,
+        reviewers=[name for name in arguments.reviewers.split(",") if name],
+        requested_by=arguments.requested_by,
+        expires_in_seconds=arguments.expires_in,
+        failed=arguments.fail,
+    )
+    print(f"attested {arguments.version}, commit {sha}")
 
 
 def _up(_: argparse.Namespace) -> None:

@@ -106,10 +106,24 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
         "kind": "supervisor",
         "units": {service: service for service in ("haproxy", "nginx", "postgresql", "redis", "pm2")},
     }
+    if not paths.GATES_FILE.exists():
+        # Unless asked for: rehearsals of the switch would otherwise wait for people.
+        for policy in ("deployment", "approvals"):
+            document["policies"].pop(policy, None)
     blue_green = document["policies"].get("blue_green")
     if blue_green is not None:
         blue_green |= _LAB_BLUE_GREEN[environment.name]
     return document
+
+
+def set_gates(on: bool) -> None:
+    """Let the lab's environments demand what the shipped ones do before a deployment, or nothing."""
+    if on:
+        paths.GATES_FILE.touch()
+    else:
+        paths.GATES_FILE.unlink(missing_ok=True)
+    for environment in ENVIRONMENTS.values():
+        _write_yaml(f"{environment.name}.yaml", environment_document(environment))
 
 
 def build_document() -> dict[str, Any]:
@@ -157,11 +171,32 @@ def connections() -> dict[str, Any]:
             "port": MAILBOX_SMTP_PORT,
             "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "sebenza-ops@sebenza.com"},
         },
+        # The sample application takes any token for one of its users.
+        "sebenza_staging_smoke": {"conn_type": "generic", "password": "smoke-tests"},
+        "sebenza_attestation": {"conn_type": "generic", "password": secrets.attestation_key},
         "ops_ledger": {"conn_type": "sqlite", "host": str(paths.LAB_DIR / "ledger" / "ledger.db")},
     }
     for environment in ENVIRONMENTS.values():
         found |= _environment_connections(environment, mailbox)
     return found
+
+
+def storage_client() -> Any:
+    """A client of the lab's object storage, with all rights."""
+    import boto3
+    from botocore.config import Config
+
+    connection = connections()["sebenza_object_store"]
+    extra = connection["extra"]
+    return boto3.client(
+        "s3",
+        aws_access_key_id=connection["login"],
+        aws_secret_access_key=connection["password"],
+        endpoint_url=extra["endpoint_url"],
+        region_name=extra["region_name"],
+        verify=extra["verify"],
+        config=Config(**extra["config_kwargs"]),
+    )
 
 
 def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ KEYS_DIR: Final = LAB_DIR / "keys"
 OPERATOR_KEY: Final = KEYS_DIR / "operator"
 KNOWN_HOSTS: Final = KEYS_DIR / "known_hosts"
 ENVIRONMENTS_DIR: Final = LAB_DIR / "environments"
+# While it exists, the environments have their gates and approvals (`python -m lab gates on`).
+GATES_FILE: Final = LAB_DIR / "gates-on"
 CONNECTIONS_FILE: Final = LAB_DIR / "connections.yaml"
 LAB_FILE: Final = LAB_DIR / "lab.json"
 SECRETS_FILE: Final = LAB_DIR / "secrets.json"

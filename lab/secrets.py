@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 
 from lab import paths
+from lab.accounts import write_as
 
 
 def _password() -> str:
@@ -31,6 +32,7 @@ class LabSecrets:
     storage_secret: str = field(default_factory=_password)
     slack_token: str = field(default_factory=lambda: "T0LAB/B0LAB/" + secrets.token_hex(12))
     pagerduty_routing_key: str = field(default_factory=lambda: secrets.token_hex(16))
+    attestation_key: str = field(default_factory=lambda: secrets.token_hex(32))
 
     def database(self, environment: str) -> str:
         """The password of the application's database role in an environment."""
@@ -45,7 +47,12 @@ class LabSecrets:
 def lab_secrets() -> LabSecrets:
     """The secrets of this lab: read from its directory, or generated and stored (owner only)."""
     if paths.SECRETS_FILE.exists():
-        return LabSecrets(**json.loads(paths.SECRETS_FILE.read_text()))
+        stored = json.loads(paths.SECRETS_FILE.read_text())
+        known = LabSecrets(**stored)
+        if asdict(known) != stored:
+            # A lab of an older version: what is new was generated just now.
+            write_as(paths.SECRETS_FILE, json.dumps(asdict(known), indent=1), mode=0o600)
+        return known
     generated = LabSecrets()
     paths.SECRETS_FILE.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(paths.SECRETS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -25,7 +25,7 @@ Nothing: builds of different commits run side by side, and two of the same commi
 
 from airflow.sdk import dag
 
-from sebenza_ops.deployment.operators import BuildReleaseOperator
+from sebenza_ops.deployment.build_operators import BuildReleaseOperator
 from sebenza_ops.deployment.params import version_param
 from sebenza_ops.procedures import procedure_defaults
 

@@ -12,6 +12,8 @@ what would change on which host, and stops there. CI starts it over the REST API
 
 ## What it changes
 
+0. Where the environment demands it: reserves it, and asks the gates, the environment that goes first with its smoke
+   tests, and a person, before anything is changed; and backs the database up.
 1. Takes the environment's lease, or says at once who holds it.
 2. Builds the release once, or finds it in object storage.
 3. Compares load balancers, their files, PM2's processes and releases; a contradiction ends the run, a missing marker
@@ -43,17 +45,15 @@ from datetime import timedelta
 from airflow.sdk import Param, chain, dag
 
 from sebenza_ops.deployment.operators import (
-    AcquireLeaseOperator,
-    BuildReleaseOperator,
     DeployToIdleColorOperator,
     FinishDeploymentOperator,
-    PlanDeploymentOperator,
     RecordDeploymentOperator,
     StopLaterOperator,
     SwitchProveAndBakeOperator,
 )
-from sebenza_ops.deployment.params import check_deployment_params, version_param
+from sebenza_ops.deployment.params import version_param
 from sebenza_ops.deployment.sensors import DrainedSensor, IdleColorHealthySensor
+from sebenza_ops.deployment.way_in import deployment_timeout, has_way_in, way_in
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
@@ -69,8 +69,7 @@ def make_dag(environment: Environment) -> None:
         **procedure_defaults(
             environment,
             "deployment",
-            # The longest bake is an hour; time without data comes on top of it.
-            dagrun_timeout=timedelta(hours=6),
+            dagrun_timeout=deployment_timeout(environment),
             params={
                 "version": version_param(),
                 "plan_only": plan_only_param(),
@@ -100,9 +99,8 @@ def make_dag(environment: Environment) -> None:
     )
     def deploy_blue_green() -> None:
         name = environment.name
-        lease = AcquireLeaseOperator(task_id="acquire_lease", environment=name, check=check_deployment_params)
-        release = BuildReleaseOperator(task_id="ensure_release", environment=name, version="{{ params.version }}")
-        plan = PlanDeploymentOperator(task_id="plan_deployment", environment=name, release=release.output)
+        before = way_in(environment, "blue_green")
+        plan = before.plan
         idle_color = DeployToIdleColorOperator(task_id="deploy_to_idle_color", environment=name, plan=plan.output)
         idle_healthy = IdleColorHealthySensor(task_id="await_idle_healthy", environment=name, plan=plan.output)
         switched = SwitchProveAndBakeOperator(
@@ -121,10 +119,10 @@ def make_dag(environment: Environment) -> None:
             },
             skip_when_already_exists=True,
         )
-        finished = FinishDeploymentOperator(task_id="finish", environment=name).as_teardown(
-            setups=lease, on_failure_fail_dagrun=True
-        )
-        chain(lease, release, plan, idle_color, idle_healthy, switched, [drained, recorded, stop_later], finished)
+        finished = FinishDeploymentOperator(
+            task_id="finish", environment=name, has_way_in=has_way_in(environment)
+        ).as_teardown(setups=before.begins, on_failure_fail_dagrun=True)
+        chain(before.ready, idle_color, idle_healthy, switched, [drained, recorded, stop_later], finished)
 
     deploy_blue_green()
 

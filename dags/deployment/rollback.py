@@ -22,7 +22,8 @@ the release is still on the hosts.
    refused.
 6. Stores the evidence report and gives the lease back.
 
-The database is not touched: the schema was only ever expanded, and old releases work with it.
+The database is not touched: deployments only ever expand the schema, and old releases work with it. A release that
+needs what a contract migration has taken away is refused.
 
 ## How it undoes itself
 

@@ -185,6 +185,14 @@ class AirflowClient:
         answer: Json = self.request("GET", f"/dags/{_q(dag_id)}/details")
         return answer
 
+    def parse_again(self, dag_id: str) -> None:
+        """Have the DAG's file read again now, rather than at its next turn."""
+        self.request("PUT", f"/parseDagFile/{_q(self.dag_details(dag_id)['file_token'])}")
+
+    def task_ids(self, dag_id: str) -> set[str]:
+        """The tasks of a DAG as Airflow knows it now."""
+        return {task["task_id"] for task in self.request("GET", f"/dags/{_q(dag_id)}/tasks")["tasks"]}
+
     def import_errors(self) -> list[Json]:
         """DAG files that can't be imported: ``filename`` and ``stack_trace``."""
         return self._pages("/importErrors", "import_errors", {})

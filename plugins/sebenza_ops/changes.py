@@ -147,6 +147,35 @@ class ChangeRun:
         self._take(lease)
         return lease
 
+    def reserve(self, purpose: str, ttl_seconds: float, *, plan_only: bool = False) -> None:
+        """Announce the change while gates run and people decide; prolongs the run's own reservation.
+
+        Raises ChangeRefusedError when another run holds or reserves the environment, or it is frozen; a run that only
+        plans is never refused, and reserves nothing.
+        """
+        if plan_only:
+            return
+        leases = self.ledger.leases
+        frozen = leases.current_freeze(self.environment.name)
+        if frozen is not None:
+            raise ChangeRefusedError(str(EnvironmentFrozen(frozen)))
+        try:
+            leases.reserve(self.environment.name, self.holder, purpose, ttl_seconds)
+        except (LeaseHeld, ReservationHeld) as error:
+            raise ChangeRefusedError(str(error), is_for_now=True) from error
+        except RunSuperseded as error:
+            raise ChangeRefusedError(str(error)) from error
+
+    def has_held_lease(self) -> bool:
+        """Whether this run holds the lease, or held it and has not settled the environment since."""
+        name, deployment = self.environment.name, self.ledger.deployments.find(self.holder.dag_id, self.holder.run_id)
+        if deployment is None:
+            return False
+        return any(
+            lease.holder.is_run(self.holder) and lease.acquired_at >= deployment.started_at
+            for lease in self.ledger.leases.history(name)
+        )
+
     def take_over(self, purpose: str, reason: str, ttl_seconds: float, seen_token: int) -> Lease:
         """Take the lease at once, whoever holds it; that run's changes are refused from the hosts' next command on.
 

@@ -95,7 +95,7 @@ def test_run_marked_failed_that_ends_as_success_resolves_nothing(ledger: Ledger,
 def test_success_resolves(ledger: Ledger, metadata: Session) -> None:
     on_dag_run_failed(_dag_run(metadata, "r1", switch="failed"), "task_failure")
     on_dag_run_success(_dag_run(metadata, "r2", switch="success"), "success")
-    assert _queued(ledger) == {("r1", "failure"), ("r1", "resolved")}
+    assert _queued(ledger) == {("r1", "failure"), ("r1", "resolved"), ("r2", "success")}
 
 
 def test_success_with_a_failed_task_is_a_failure(ledger: Ledger, metadata: Session) -> None:

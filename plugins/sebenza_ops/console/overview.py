@@ -22,7 +22,7 @@ from sebenza_ops.evidence.wording import clock, duration, moment
 from sebenza_ops.ledger import Deployment, Freeze, Lease, Ledger, Reservation
 
 DEPLOYMENTS_SHOWN = 8
-CHANGES_NOTHING = {"planned", "refused"}
+CHANGES_NOTHING = {"planned", "refused", "rejected"}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,40 @@ def finish_run(run: ChangeRun, failed: list[str], *, may_undo: bool = True) -> s
     return summary
 
 
+def end_before_change(run: ChangeRun, failed: list[str]) -> str:
+    """Record a run that ended before it held the environment, so that nothing was changed. Returns the summary."""
+    holder, name = run.holder, run.environment.name
+    record = run.ledger.deployments.find(holder.dag_id, holder.run_id)
+    live = live_traffic(run.environment)
+    outcome, text = Outcome.SUCCEEDED, "nothing to do"
+    said_no = run.ledger.audit.entries(environment=name, action="decision.rejected")
+    rejected = [entry for entry in said_no if entry.subject == str(holder)]
+    if failed and rejected:
+        reason = rejected[0].detail.get("reason") or "no reason given"
+        outcome, text = Outcome.REJECTED, f"rejected by {rejected[0].actor} ({reason}), nothing was changed"
+    elif failed:
+        outcome, text = Outcome.REFUSED, f"{failed[0]} failed, nothing was changed"
+    elif run.conf.get("plan_only"):
+        outcome, text = Outcome.PLANNED, "planned only, nothing was changed"
+    summary = f"{name}: {text}; {live.text}"
+    run.record(
+        [
+            OutcomeFact(
+                outcome=outcome.value,
+                summary=summary,
+                live_color=live.agreed.value if live.agreed else None,
+                live_release=None,
+                failed_task=failed[0] if failed else None,
+                at=datetime.now(UTC),
+            )
+        ]
+    )
+    if record is not None:
+        run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
+        _store_evidence(run, record.started_at, failed)
+    return summary
+
+
 def _undo_unproven(run: ChangeRun, plan: DeploymentPlan) -> SplitTrafficError | None:
     """Take a release back that has not passed. Returns the split that could not be mended, if there is one."""
     phase = Progress(run).phase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from sebenza_ops.changes import ChangeRefusedError, ChangeRun, find_environment
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ RETRIES = 2
 # Housekeeping that finds the environment held comes back this often, for an hour.
 HOUSEKEEPING_RETRIES = 6
 HOUSEKEEPING_RETRY_DELAY = timedelta(minutes=10)
+# What a run that began with a way in keeps as progress.
+WAY_IN = "way_in"
+GATES_GROUP, JUDGE_GATES = "gates", "judge_gates"
+
+
+def gate_task_id(gate: str) -> str:
+    """The task of a gate, in its group."""
+    return f"{GATES_GROUP}.{gate}"
 
 
 class DeploymentOperator(BaseOperator):
@@ -77,16 +85,26 @@ class AcquireLeaseOperator(DeploymentOperator):
         check: Checks the run's parameters; raises ValueError that names the field.
         housekeeping: The run changes nothing that a later change must not undo; while the lease is held it steps back
             and tries again, and is skipped at last.
+        strategy: How a deployment moves traffic, for the ledger.
+        after_way_in: Gates and people came before it. A run that began with them does not go on without.
     """
 
     def __init__(
-        self, *, check: Callable[[Any], None] | None = None, housekeeping: bool = False, **kwargs: Any
+        self,
+        *,
+        check: Callable[[Any], None] | None = None,
+        housekeeping: bool = False,
+        strategy: str = "blue_green",
+        after_way_in: bool = False,
+        **kwargs: Any,
     ) -> None:
         if housekeeping:
             kwargs = {"retries": HOUSEKEEPING_RETRIES, "retry_delay": HOUSEKEEPING_RETRY_DELAY, **kwargs}
         super().__init__(**kwargs)
         self.check = check
         self.housekeeping = housekeeping
+        self.strategy = strategy
+        self.after_way_in = after_way_in
 
     def execute(self, context: Context) -> int:
         """Returns the fencing token."""
@@ -100,6 +118,12 @@ class AcquireLeaseOperator(DeploymentOperator):
                 raise AirflowFailException(f"refused, nothing was touched: {error}") from error
         try:
             run = ChangeRun.from_context(context, self.environment)
+            progress = run.ledger.deployments.find(run.holder.dag_id, run.holder.run_id)
+            if not self.after_way_in and progress is not None and progress.progress.get(WAY_IN):
+                raise ChangeRefusedError(
+                    f"{self.environment}'s policy no longer asks for what this run was waiting for. Nothing was "
+                    "changed. Start a new run."
+                )
             return take_lease(
                 run,
                 purpose=self.purpose(context),
@@ -107,6 +131,7 @@ class AcquireLeaseOperator(DeploymentOperator):
                 version=str(context["params"].get("version", "")),
                 housekeeping=self.housekeeping,
                 plan_only=bool(context["params"].get("plan_only")),
+                strategy=self.strategy,
             )
         except ChangeRefusedError as error:
             if not self.housekeeping:
@@ -124,23 +149,27 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
 
     Args:
         release: The release's manifest, as BuildReleaseOperator returns it.
+        is_draft: The plan is for people to decide by, and made without the lease; another one is made after.
+        approved: The draft that people have decided by; a plan that differs from it is refused.
     """
 
-    template_fields = ("release",)
+    template_fields = ("release", "approved")
     inherits_from_skipmixin = True
 
-    def __init__(self, *, release: Any, **kwargs: Any) -> None:
+    def __init__(self, *, release: Any, is_draft: bool = False, approved: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.release = release
+        self.is_draft = is_draft
+        self.approved = approved
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.deployment.plan import AlreadyLiveError, DeploymentConflictError, ReleaseRefusedError
         from sebenza_ops.deployment.steps import plan_deployment
 
-        run = self.begin(context)
+        run = ChangeRun.from_context(context, self.environment) if self.is_draft else self.begin(context)
         try:
-            plan = plan_deployment(run, self.release, context["params"])
+            plan = plan_deployment(run, self.release, context["params"], is_draft=self.is_draft)
         except AlreadyLiveError as error:
             run.note(str(error), "success")
             self._skip_the_rest(context)
@@ -148,11 +177,23 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
         except (DeploymentConflictError, ReleaseRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
+        if self.approved:
+            self._check_approved(run, plan, context)
         if context["params"].get("plan_only"):
             run.note("plan only: nothing is changed")
             context["ti"].xcom_push(key="return_value", value=plan.model_dump(mode="json"))
             self._skip_the_rest(context)
         return plan.model_dump(mode="json")
+
+    def _check_approved(self, run: ChangeRun, plan: DeploymentPlan, context: Context) -> None:
+        from sebenza_ops.deployment.briefs import ApprovalOutdatedError, check_still_as_approved
+        from sebenza_ops.deployment.plan import DeploymentPlan as Plan
+
+        approved = Plan.model_validate(self.approved)
+        try:
+            check_still_as_approved(run, plan, approved, str(context["params"]["version"]))
+        except ApprovalOutdatedError as error:
+            raise AirflowFailException(str(error)) from error
 
     def _skip_the_rest(self, context: Context) -> None:
         later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
@@ -166,7 +207,7 @@ class PlannedOperator(DeploymentOperator):
         plan: The plan, as PlanDeploymentOperator returns it.
     """
 
-    template_fields = ("plan",)
+    template_fields: Sequence[str] = ("plan",)
 
     def __init__(self, *, plan: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -184,6 +225,7 @@ class DeployToIdleColorOperator(PlannedOperator):
 
     def execute(self, context: Context) -> None:
         """Raises a failure that is not retried when the environment has changed since the plan."""
+        from sebenza_ops.deployment.migrations import SchemaChangeError
         from sebenza_ops.deployment.steps import PlanOutdatedError, deploy_to_idle_color
         from sebenza_ops.systems.errors import FencedOffError
 
@@ -191,7 +233,7 @@ class DeployToIdleColorOperator(PlannedOperator):
         with run.kept_lease(self.lease_ttl_seconds(run)):
             try:
                 deploy_to_idle_color(run, self.parsed_plan())
-            except (PlanOutdatedError, FencedOffError) as error:
+            except (PlanOutdatedError, FencedOffError, SchemaChangeError) as error:
                 raise AirflowFailException(str(error)) from error
 
 
@@ -288,15 +330,30 @@ class FinishDeploymentOperator(DeploymentOperator):
     """Teardown: leaves exactly one live color, whatever happened before; stores the evidence; gives the lease back.
 
     A release that had not passed when the run ended (marked failed by hand, out of retries) is taken back.
+
+    Args:
+        has_way_in: The run may end before it has ever held the lease; then there is nothing to settle.
     """
+
+    def __init__(self, *, has_way_in: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.has_way_in = has_way_in
 
     def execute(self, context: Context) -> str:
         """Returns the run's summary; fails, so that the run fails, when any task has failed."""
-        from sebenza_ops.deployment.finish import finish_run
+        from sebenza_ops.deployment.finish import end_before_change, finish_run
 
-        run = self.begin(context)
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
+        if self.has_way_in:
+            waiting = ChangeRun.from_context(context, self.environment)
+            waiting.ledger.leases.release_reservation(self.environment, waiting.holder, "the run has ended")
+            if not waiting.has_held_lease():
+                summary = end_before_change(waiting, failed)
+                if failed:
+                    raise AirflowFailException(summary)
+                return summary
+        run = self.begin(context)
         try:
             # Divided traffic fails the attempt, and the next one tries to mend it again.
             with run.kept_lease(self.lease_ttl_seconds(run)):
@@ -309,69 +366,10 @@ class FinishDeploymentOperator(DeploymentOperator):
 
 
 def failed_tasks(states: dict[str, Any], own_task_id: str) -> list[str]:
-    """The tasks that failed, first those that failed themselves."""
+    """The tasks that failed, first those that failed themselves. A gate that was judged has failed for nobody."""
     ended = {name: str(state) for name, state in states.items() if name != own_task_id}
+    if ended.get(JUDGE_GATES) == "success":
+        ended = {name: state for name, state in ended.items() if not name.startswith(f"{GATES_GROUP}.")}
     return [name for name, state in ended.items() if state == "failed"] or [
         name for name, state in ended.items() if state == "upstream_failed"
     ]
-
-
-class BuildReleaseOperator(BaseOperator):
-    """Makes sure that a git ref's release exists: builds it once on the build host, or finds what was built before.
-
-    Deferred while the build runs. The build goes on when this task is killed, and is found again.
-
-    Args:
-        version: A tag, branch or commit.
-        environment: The environment whose run this belongs to; None for a build alone.
-    """
-
-    safe_to_retry = True
-    template_fields = ("version",)
-    ui_color = "#f3ead2"
-
-    def __init__(self, *, version: str, environment: str | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("retries", RETRIES)
-        kwargs.setdefault("retry_delay", timedelta(seconds=2))
-        super().__init__(**kwargs)
-        self.version = version
-        self.environment = environment
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Returns the release's manifest. Fails without a retry for an unknown ref and for a build that failed."""
-        return self._ensure(context)
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the build has ended."""
-        if event["missing"]:
-            raise AirflowFailException(f"the build did not end in time: {'; '.join(event['missing'])}")
-        return self._ensure(context)
-
-    def _ensure(self, context: Context) -> dict[str, Any]:
-        from sebenza_ops.changes import holder_of
-        from sebenza_ops.deployment.builds import BuildFailedError, BuildRunning, ReleaseBuilder
-        from sebenza_ops.ledger import Ledger
-        from sebenza_ops.systems.build_host import UnknownRefError
-
-        if self.environment is None:
-            refuse_unknown_conf(context)
-        builder = ReleaseBuilder(Ledger.from_connection(), holder_of(context))
-        try:
-            release = builder.ensure(self.version)
-        except (UnknownRefError, BuildFailedError, ValueError) as error:
-            raise AirflowFailException(str(error)) from error
-        except BuildRunning as running:
-            self._wait(context, running)
-            raise AssertionError("deferring does not return") from running
-        return release.model_dump(mode="json")
-
-    def _wait(self, context: Context, running: Any) -> None:
-        if self.environment is not None:
-            run = ChangeRun(running.ledger, find_environment(self.environment), running.holder)
-            run.begin_attempt("deployment", 120)
-            run.extend_for_wait(running.timeout_seconds)
-        self.defer(
-            trigger=running.trigger(),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=running.timeout_seconds + 60),
-        )

@@ -57,6 +57,11 @@ def manifest_key(sha: str) -> str:
     return f"releases/{sha}/manifest.json"
 
 
+def attestation_key(sha: str) -> str:
+    """Where a pipeline's signed attestation of a commit lies in object storage."""
+    return f"releases/{sha}/attestation.json"
+
+
 def is_valid_ref(ref: str) -> bool:
     """Whether a text may be looked up as a git ref at all."""
     return re.fullmatch(REF_PATTERN, ref) is not None

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.installed import InstalledReleases
+from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.observe import servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase
 from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates, live_colors
 from sebenza_ops.deployment.release import Release
+from sebenza_ops.deployment.schema_gate import rollback_is_possible
 from sebenza_ops.deployment.switch import IDLE_UP_DEADLINE_SECONDS, SwitchFailedError, TrafficSwitch
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
 from sebenza_ops.environments.models import Color, Environment, Role
@@ -182,7 +184,9 @@ def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_war
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
     target = choose_target(wanted, running.live_release, good, bad)
     color, is_warm = choose_color(running, target)
-    plan = _plan(environment, _find_release(run, target, installed), running, color, is_warm, keep_warm_seconds)
+    release = _find_release(run, target, installed)
+    _refuse_missing_schema(run, release, hosts)
+    plan = _plan(environment, release, running, color, is_warm, keep_warm_seconds)
     run.record([plan.fact()])
     ledger.deployments.update(
         run.holder.dag_id,
@@ -194,6 +198,18 @@ def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_war
         plan=plan.model_dump(mode="json"),
     )
     return plan
+
+
+def _refuse_missing_schema(run: ChangeRun, release: Release, hosts: ApplicationHostStates) -> None:
+    """A release whose tables are gone would fail every request; a schema that can't be read stops no emergency."""
+    try:
+        schema = read_schema(run.environment, hosts)
+    except OutsideSystemError as error:
+        run.note(f"whether the schema still fits {release.release_id} can't be told, going on: {error}", "warning")
+        return
+    verdict = rollback_is_possible(release, schema.contract_revisions)
+    if not verdict.possible:
+        raise RollbackRefusedError(f"{verdict.reason} Traffic was not touched.")
 
 
 def _good_releases(run: ChangeRun, live_release: str | None) -> list[str]:

@@ -46,6 +46,7 @@ def take_lease(
     version: str,
     housekeeping: bool = False,
     plan_only: bool = False,
+    strategy: str = "blue_green",
 ) -> int:
     """Take the lease with a token above every one that a host has seen, and make the hosts refuse lower ones.
 
@@ -61,7 +62,7 @@ def take_lease(
     if not housekeeping:
         holder = run.holder
         run.ledger.deployments.start(
-            run.environment.name, holder.dag_id, holder.run_id, holder.actor, version, None, "blue_green"
+            run.environment.name, holder.dag_id, holder.run_id, holder.actor, version, None, strategy
         )
     answers = raise_tokens(run.environment, hosts, run.fence)
     for name, answer in answers.items():
@@ -71,8 +72,12 @@ def take_lease(
     return lease.token
 
 
-def plan_deployment(run: ChangeRun, release_data: Mapping[str, Any], params: Mapping[str, Any]) -> DeploymentPlan:
+def plan_deployment(
+    run: ChangeRun, release_data: Mapping[str, Any], params: Mapping[str, Any], *, is_draft: bool = False
+) -> DeploymentPlan:
     """Compare what is live from every side, and plan. Changes nothing but the ledger.
+
+    A draft is for people to decide by: it is shown, and not kept as what the run does.
 
     Raises:
         ReleaseRefusedError: The release is marked bad here, or is live already (AlreadyLiveError).
@@ -82,8 +87,8 @@ def plan_deployment(run: ChangeRun, release_data: Mapping[str, Any], params: Map
     if policy is None:
         raise ChangeRefusedError(f"environment {environment.name} has no policy blue_green")
     release = Release.model_validate(release_data)
-    _refuse_bad(run, release, str(params.get("force_reason") or ""))
-    resumed = _unfinished_plan(run, release)
+    _refuse_bad(run, release, str(params.get("force_reason") or ""), is_draft)
+    resumed = None if is_draft else _unfinished_plan(run, release)
     if resumed is not None:
         return resumed
     with TrafficControl(environment) as control:
@@ -104,6 +109,9 @@ def plan_deployment(run: ChangeRun, release_data: Mapping[str, Any], params: Map
         keep_warm_seconds=policy.keep_warm_seconds if warm is None else float(warm),
     )
     run.record([plan.fact()])
+    if is_draft:
+        run.ledger.deployments.update(run.holder.dag_id, run.holder.run_id, release_id=release.release_id)
+        return plan
     run.ledger.deployments.update(
         run.holder.dag_id,
         run.holder.run_id,
@@ -136,7 +144,7 @@ def _unfinished_plan(run: ChangeRun, release: Release) -> DeploymentPlan | None:
     return None
 
 
-def _refuse_bad(run: ChangeRun, release: Release, force_reason: str) -> None:
+def _refuse_bad(run: ChangeRun, release: Release, force_reason: str, is_draft: bool) -> None:
     bad = run.ledger.releases.bad(run.environment.name, release.release_id)
     if bad is None:
         return
@@ -146,6 +154,11 @@ def _refuse_bad(run: ChangeRun, release: Release, force_reason: str) -> None:
             f"{bad.marked_at.isoformat(timespec='seconds')}: {bad.reason}. Nothing was touched. Deploy "
             "another version, or give force_reason."
         )
+    if is_draft:
+        run.note(
+            f"{release.release_id} is marked bad ({bad.reason}); to be deployed all the same: {force_reason}", "warning"
+        )
+        return
     run.ledger.releases.forgive(run.environment.name, release.release_id, force_reason, run.holder)
     run.note(f"{release.release_id} was marked bad ({bad.reason}); deployed all the same: {force_reason}", "warning")
 

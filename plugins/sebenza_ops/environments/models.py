@@ -42,6 +42,7 @@ from sebenza_ops.environments.policies import (
     CertificatePolicy,
     Channel,
     Channels,
+    DeploymentPolicy,
     EmailChannel,
     MaintenanceWindow,
     MaintenanceWindows,
@@ -52,6 +53,7 @@ from sebenza_ops.environments.policies import (
     Retention,
     ScalingPolicy,
     SlackChannel,
+    SmokeTest,
     Thresholds,
     WebhookChannel,
 )
@@ -74,6 +76,7 @@ __all__ = [
     "ColorPorts",
     "Database",
     "DatabaseSettings",
+    "DeploymentPolicy",
     "EmailChannel",
     "Environment",
     "Host",
@@ -94,6 +97,7 @@ __all__ = [
     "ServiceManager",
     "Site",
     "SlackChannel",
+    "SmokeTest",
     "SshAccess",
     "Thresholds",
     "WebhookChannel",
@@ -226,6 +230,13 @@ class Environment(Model):
             )
 
     def _check_monitoring(self) -> Iterator[Finding]:
+        blue_green = self.policies.blue_green
+        if blue_green is not None and blue_green.traffic == "synthetic" and not self.application.measured_paths:
+            yield Finding(
+                ("application", "warm_up_paths"),
+                self.application.warm_up_paths,
+                "expected a path besides health and version check, because policies.blue_green.traffic is synthetic",
+            )
         if self.monitoring.level != "full":
             return
         for field in ("prometheus_conn_id", "alertmanager_conn_id"):

@@ -121,6 +121,69 @@ class ApprovalPolicy(Model):
     ] = 4 * 3600
 
 
+GateName = Literal[
+    "review_approved",
+    "tests_passed",
+    "security_scan",
+    "performance_benchmark",
+    "migrations_tested",
+    "configuration_verified",
+    "rollback_plan",
+    "stakeholders_notified",
+]
+
+
+class SmokeTest(Model):
+    """One step of a user's journey, tried after a deployment: a request, and what its answer must be."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, description="What a user does here, in words.")]
+    method: Annotated[Literal["GET", "POST"], Field(description="HTTP method.")] = "GET"
+    path: Annotated[str, Field(pattern=r"^/[^\s]*$", description="Path and query, on the environment's URL.")]
+    body: Annotated[
+        dict[str, str | int | float | bool] | None, Field(description="JSON object to send, with POST.")
+    ] = None
+    status: Annotated[int, Field(ge=100, le=599, description="The status that must come back.")] = 200
+    contains: Annotated[
+        tuple[str, ...], Field(description="Texts that the answer must contain, for example the name of a field.")
+    ] = ()
+    maximum_seconds: Annotated[
+        float, Field(gt=0, le=60, description="The answer must come within this time. Manual, Key Metrics: 2 s.")
+    ] = 2.0
+
+
+class DeploymentPolicy(Model):
+    """What must be true before a release may change the environment, whatever the strategy.
+
+    An environment without this policy is changed at once: no gate, no other environment first.
+    """
+
+    gates: Annotated[
+        tuple[GateName, ...],
+        Field(description="Checks that must pass. Manual, Pre-deployment Checklist: all eight in production."),
+    ] = ()
+    first_in: Annotated[
+        Name | None, Field(description="The environment that gets the release first, with smoke tests there.")
+    ] = None
+    backup: Annotated[bool, Field(description="A verified backup of the database comes before the change.")] = False
+    smoke_tests: Annotated[
+        tuple[SmokeTest, ...], Field(description="Tried after a deployment here, in this order.")
+    ] = ()
+    smoke_conn_id: Annotated[
+        ConnectionId | None,
+        Field(description="Airflow connection whose password is the bearer token of the smoke tests' user."),
+    ] = None
+    attestation_conn_id: Annotated[
+        ConnectionId, Field(description="Airflow connection whose password signs what CI attests.")
+    ] = "sebenza_attestation"
+    audit_level: Annotated[
+        Literal["low", "moderate", "high", "critical"],
+        Field(description="The security scan fails from this severity on. Ours: high."),
+    ] = "high"
+    notice_timeout_seconds: Annotated[
+        Seconds, Field(description="The notice to stakeholders must be delivered within this time. Ours: 1 minute.")
+    ] = 60
+
+
 class SlackChannel(Model):
     """A Slack channel."""
 
@@ -321,6 +384,9 @@ class Policies(Model):
     channels: Annotated[Channels, Field(description="Who is told.")] = Channels()
     retention: Annotated[Retention, Field(description="How long things are kept.")] = Retention()
     scaling: Annotated[ScalingPolicy | None, Field(description="Automatic scaling.")] = None
+    deployment: Annotated[
+        DeploymentPolicy | None, Field(description="What comes before a deployment, whatever its strategy.")
+    ] = None
     blue_green: Annotated[BlueGreenPolicy | None, Field(description="Blue-green deployments.")] = None
     migrations: Annotated[MigrationPolicy, Field(description="Changes of the database's schema.")] = MigrationPolicy()
     backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (

@@ -45,7 +45,7 @@ Level = Literal["info", "warning", "error", "success"]
 Mark = Literal["switch", "switch_back", "bake", "drain"]
 JudgementVerdict = Literal["pass", "fail", "no_data"]
 GateVerdict = Literal["pass", "fail", "no_data", "waived", "skipped"]
-OutcomeVerdict = Literal["succeeded", "failed", "refused", "rolled_back", "planned", "split"]
+OutcomeVerdict = Literal["succeeded", "failed", "refused", "rejected", "rolled_back", "planned", "split"]
 ProofSource = Literal["requests", "load_balancer_counters"]
 
 

@@ -92,6 +92,7 @@ def _why_nothing_changed(evidence: RunEvidence, header: RunHeader) -> str:
     reasons = {
         "planned": "this run only planned, it moved no traffic.",
         "refused": "the run was refused before it changed anything.",
+        "rejected": "somebody who may decide has rejected it before it changed anything.",
     }
     return reasons.get(
         outcome.outcome, "the run recorded none, so it can't be shown that traffic was moved and watched."

@@ -28,6 +28,7 @@ OUTCOME_WORDS: dict[str, tuple[str, Tone]] = {
     "succeeded": ("Succeeded", "success"),
     "failed": ("Failed", "error"),
     "refused": ("Refused", "warning"),
+    "rejected": ("Rejected", "warning"),
     "rolled_back": ("Rolled back", "warning"),
     "split": ("Split", "error"),
     "planned": ("Planned, nothing changed", "info"),

@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
     REFUSED = "refused"
+    REJECTED = "rejected"
     PLANNED = "planned"
     SPLIT = "split"
 

@@ -18,6 +18,7 @@ FAILURE: Final = "failure"
 HOLD: Final = "hold"
 RESOLVED: Final = "resolved"
 SUCCESS: Final = "success"
+NOTICE: Final = "notice"
 
 
 def failure_messages(facts: RunFacts, severity: Severity, channels: Iterable[Channel]) -> list[Message]:
@@ -31,6 +32,13 @@ def hold_messages(facts: RunFacts, reason: str, severity: Severity, channels: It
     """Say that a run waits without data, and until when it does."""
     subject = f"[{facts.run.environment}] {facts.run.procedure} holds traffic: {facts.release}"
     return _to_all(channels, HOLD, facts, severity, subject, [("Why", reason)])
+
+
+def notice_messages(facts: RunFacts, text: str, channels: Iterable[Channel]) -> list[Message]:
+    """Say what is about to happen, to those who want to know; nobody is paged for it."""
+    subject = f"[{facts.run.environment}] {facts.run.procedure} is coming: {facts.release}"
+    unpaged = [channel for channel in channels if channel.type != "pagerduty"]
+    return _to_all(unpaged, NOTICE, facts, Severity.INFO, subject, [("What", text)])
 
 
 def success_messages(facts: RunFacts, channels: Iterable[Channel]) -> list[Message]:

@@ -20,6 +20,7 @@ from sebenza_ops.notify.messages import (
     RESOLVED,
     failure_messages,
     hold_messages,
+    notice_messages,
     resolved_message,
     success_messages,
 )
@@ -92,6 +93,12 @@ def queue_hold(ledger: Ledger, run: Run, reason: str, channels: Channels | None 
     """
     facts = gather_facts(ledger, run)
     return _queue(ledger, hold_messages(facts, reason, Severity.CRITICAL, _channels(run, Severity.CRITICAL, channels)))
+
+
+def queue_notice(ledger: Ledger, run: Run, text: str, channels: Channels | None = None) -> list[str]:
+    """Queue one message a channel about what is coming; return the channels that had none yet."""
+    facts = gather_facts(ledger, run)
+    return _queue(ledger, notice_messages(facts, text, _channels(run, Severity.INFO, channels)))
 
 
 def queue_success(

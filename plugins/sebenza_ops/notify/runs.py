@@ -27,6 +27,8 @@ _REFUSALS = frozenset(
         "ChangeRefusedError",
         "ReleaseRefusedError",
         "RollbackRefusedError",
+        "DecisionRejectedError",
+        "DecisionMissingError",
     }
 )
 
@@ -161,7 +163,11 @@ def _texts(errors: Iterable[EvidenceEntry]) -> dict[str, str]:
 
 
 def _is_refused(deployment: Deployment | None, errors: list[EvidenceEntry]) -> bool:
-    if deployment is not None and deployment.outcome is not None and deployment.outcome.value == "refused":
+    if (
+        deployment is not None
+        and deployment.outcome is not None
+        and deployment.outcome.value in ("refused", "rejected")
+    ):
         return True
     if not errors or not all(_REFUSALS & set(entry.payload.get("error_chain", ())) for entry in errors):
         return False

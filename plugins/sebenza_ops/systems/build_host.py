@@ -11,6 +11,7 @@ from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 from sebenza_ops.systems.ssh import HostSession
 
 UPLOAD_TIMEOUT_SECONDS = 330
+AUDIT_TIMEOUT_SECONDS = 90
 BUILD_STATES = frozenset({"done", "failed", "running", "absent"})
 
 
@@ -73,6 +74,15 @@ class BuildHost:
         """How the commit's build stands."""
         text = self._session.run_script("build_status", [self._work_dir, sha]).stdout
         return parse_status(text, self._session.host.name)
+
+    def audit(self, sha: str) -> str:
+        """What `npm audit --json` says of a commit's dependencies; judge it, its exit status says nothing."""
+        arguments = [self._repository, sha, self._node_bin_dir]
+        return self._session.run_script("build_audit", arguments, timeout_seconds=AUDIT_TIMEOUT_SECONDS).stdout
+
+    def commits_between(self, old_sha: str, new_sha: str) -> list[str]:
+        """The commits that a release has and another has not, newest first, one line each, 100 at most."""
+        return self._session.run_script("build_log", [self._repository, old_sha, new_sha]).stdout.splitlines()
 
     def upload(self, sha: str, destination: str) -> None:
         """Send the artifact. `destination` is a signed URL and, after it, certificates to trust."""
