@@ -281,6 +281,18 @@ class ChangeRun:
         else:
             self._unsaved.clear()
 
+    def tell_question(self, question: str) -> None:
+        """Tell people that the run waits for an answer. That nobody could be told never keeps the question back."""
+        from sebenza_ops.notify.outbox import deliver_pending, queue_question
+        from sebenza_ops.notify.runs import Run
+
+        run = Run(self.holder.dag_id, self.holder.run_id, self.clear_number, self.holder.actor, self.conf)
+        try:
+            if queue_question(self.ledger, run, question):
+                deliver_pending(self.ledger)
+        except LedgerUnavailable as error:
+            log.error("nobody could be told, the ledger is down (%s): %s", error, question)
+
     def tell_hold(self, text: str) -> None:
         """Tell people, now, that the run holds traffic. That nobody could be told never breaks the run."""
         from sebenza_ops.notify.outbox import deliver_in_background, queue_hold

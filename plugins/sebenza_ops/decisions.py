@@ -7,6 +7,7 @@ answer belongs into the audit.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # A task that is resumed at the moment it parks may be failed by a late report of its first process: it is tried again.
 RETRIES = 2
 MINIMUM_REASON_LENGTH = 10
+# Kept while a question is open: an answer that is there then was lost on its way. One that is there without it was
+# taken before, by a task that was cleared since, and must not answer the new question.
+OPEN = "question_is_open"
 
 
 class DecisionRejectedError(Exception):
@@ -29,6 +33,10 @@ class DecisionRejectedError(Exception):
 
 class DecisionMissingError(Exception):
     """Nobody has decided in time, which means no."""
+
+
+class DecisionOutdatedError(Exception):
+    """What people are shown is not what the question is about any more."""
 
 
 class HumanDecisionOperator(HITLOperator):
@@ -80,13 +88,18 @@ class HumanDecisionOperator(HITLOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask; or, tried again after an answer that Airflow lost, take that answer."""
-        if context["ti"].try_number > 1 and (event := self._answer_already_there(context)) is not None:
+        self._refuse_changed_text(context)
+        state = context["task_state_store"]
+        if state.get(OPEN, False) and (event := self._answer_already_there(context)) is not None:
             self.log.info("The question was answered before this try")
             return self.execute_complete(context, event)
+        state.set(OPEN, True)
+        self._tell(context)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
         """Take the answer. Raises a failure that is not tried again for a rejection and for a missing answer."""
+        context["task_state_store"].delete(OPEN)
         if "error" in event:
             missing = DecisionMissingError(f"nobody has answered {self.subject!r} within {self.response_timeout}")
             raise AirflowFailException(f"{missing}. Nothing was changed.") from missing
@@ -108,6 +121,30 @@ class HumanDecisionOperator(HITLOperator):
         self.log.info("%s has approved: %s", name, self.subject)
         return {"approved_by": name, "approved_at": answer["responded_at"].isoformat(), "reason": reason}
 
+    def _tell(self, context: Context) -> None:
+        from sebenza_ops.changes import ChangeRun
+
+        ChangeRun.from_context(context, self.environment).tell_question(self.subject)
+
+    def _refuse_changed_text(self, context: Context) -> None:
+        """Airflow keeps a question's first text when its task is cleared: nobody may answer what they are not shown."""
+        from sebenza_ops.changes import holder_of
+        from sebenza_ops.ledger import Ledger
+
+        ledger, holder = Ledger.from_connection(), holder_of(context)
+        digest = hashlib.sha256(f"{self.subject}\n{self.body}".encode()).hexdigest()
+        asked = [
+            entry.detail["text_sha256"]
+            for entry in ledger.audit.entries(environment=self.environment, action="decision.asked")
+            if entry.subject == str(holder) and entry.detail.get("task") == self.task_id
+        ]
+        if not asked:
+            detail = {"question": self.subject, "task": self.task_id, "text_sha256": digest}
+            ledger.audit.append("decision.asked", holder.actor, self.environment, str(holder), detail)
+        elif digest not in asked:
+            outdated = DecisionOutdatedError(f"{self.subject!r} was asked before in this run, with other facts")
+            raise AirflowFailException(f"{outdated}, which are still shown. Nothing was changed. Start a new run.")
+
     def _ask_again(self, context: Context, why: str) -> None:
         """Park again, with the rest of the time that people have. Airflow keeps the first question's text."""
         self.log.warning("%s; the question is open again", why)
@@ -126,6 +163,7 @@ class HumanDecisionOperator(HITLOperator):
             params=self.serialized_params,
             assigned_users=self.assigned_users,
         )
+        context["task_state_store"].set(OPEN, True)
         raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
 
     def _answer_already_there(self, context: Context) -> dict[str, Any] | None:

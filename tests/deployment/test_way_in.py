@@ -105,6 +105,8 @@ def test_a_release_reaches_production_by_gates_staging_and_somebody_elses_approv
         assert part in body, body
     assert live("staging") == "v1.1.0"
     assert live() == "v1.0.0"
+    told = [item.message for item in ledger.outbox.of_run(DEPLOY, run_id) if item.message.kind == "question"]
+    assert {message.channel.partition(":")[0] for message in told} == {"slack", "email"}
     reservation = ledger.leases.current_reservation("production")
     assert reservation is not None
     assert reservation.holder.run_id == run_id
@@ -149,6 +151,12 @@ def test_a_rejection_is_explained_and_production_untouched(
     assert live() == "v1.0.0"
     assert states(admin, run_id)["acquire_lease"] == "upstream_failed"
     assert ledger.leases.current_reservation("production") is None
+
+    # Cleared, it asks anew: the answer to the first question says nothing about the second.
+    admin.clear(DEPLOY, run_id, ["approve"])
+    asked(admin, run_id)
+    approver.answer(DEPLOY, run_id, "approve", ["Reject"])
+    assert admin.await_state(DEPLOY, run_id, timeout_seconds=120) == "failed"
 
 
 def test_gates_without_data_stop_it_and_a_waiver_needs_a_reason(

@@ -169,18 +169,12 @@ class DeploymentDecisionOperator(HumanDecisionOperator):
             run.reserve(f"waiting for a decision on {self.sha[:12]}", self.response_timeout.total_seconds() + 600)
         except ChangeRefusedError as error:
             raise AirflowFailException(str(error)) from error
-        context["task_state_store"].set("sha", self.sha)
         return super().execute(context)
 
     def refusal(self, context: Context, name: str) -> str | None:
         """The requester and the author may not approve, where the policy says so."""
         from sebenza_ops.deployment.approval import refusal_of
 
-        asked_about = str(context["task_state_store"].get("sha", self.sha))
-        if asked_about != self.sha:
-            raise AirflowFailException(
-                f"the question was about commit {asked_about[:12]}, the run is about {self.sha[:12]}: start a new run"
-            )
         return refusal_of(name, dict(self.excluded or {}))
 
 

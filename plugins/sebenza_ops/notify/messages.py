@@ -19,6 +19,7 @@ HOLD: Final = "hold"
 RESOLVED: Final = "resolved"
 SUCCESS: Final = "success"
 NOTICE: Final = "notice"
+QUESTION: Final = "question"
 
 
 def failure_messages(facts: RunFacts, severity: Severity, channels: Iterable[Channel]) -> list[Message]:
@@ -39,6 +40,13 @@ def notice_messages(facts: RunFacts, text: str, channels: Iterable[Channel]) -> 
     subject = f"[{facts.run.environment}] {facts.run.procedure} is coming: {facts.release}"
     unpaged = [channel for channel in channels if channel.type != "pagerduty"]
     return _to_all(unpaged, NOTICE, facts, Severity.INFO, subject, [("What", text)])
+
+
+def question_messages(facts: RunFacts, question: str, channels: Iterable[Channel]) -> list[Message]:
+    """Say that a run waits for somebody's answer; nobody is paged for it."""
+    subject = f"[{facts.run.environment}] {facts.run.procedure} waits for an answer: {facts.release}"
+    unpaged = [channel for channel in channels if channel.type != "pagerduty"]
+    return _to_all(unpaged, QUESTION, facts, Severity.WARNING, subject, [("Question", question)])
 
 
 def success_messages(facts: RunFacts, channels: Iterable[Channel]) -> list[Message]:

@@ -21,6 +21,7 @@ from sebenza_ops.notify.messages import (
     failure_messages,
     hold_messages,
     notice_messages,
+    question_messages,
     resolved_message,
     success_messages,
 )
@@ -99,6 +100,15 @@ def queue_notice(ledger: Ledger, run: Run, text: str, channels: Channels | None 
     """Queue one message a channel about what is coming; return the channels that had none yet."""
     facts = gather_facts(ledger, run)
     return _queue(ledger, notice_messages(facts, text, _channels(run, Severity.INFO, channels)))
+
+
+def queue_question(ledger: Ledger, run: Run, question: str, channels: Channels | None = None) -> list[str]:
+    """Queue one message a channel that a run waits for an answer; return the channels that had none yet.
+
+    A run that asks a second question is told of at its first: people look at the run.
+    """
+    facts = gather_facts(ledger, run)
+    return _queue(ledger, question_messages(facts, question, _channels(run, Severity.WARNING, channels)))
 
 
 def queue_success(
