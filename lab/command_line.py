@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     attests.add_argument("--fail", action="append", default=[], metavar="GATE", help="a gate that did not pass")
     attests.set_defaults(run=_attest)
 
+    variables = commands.add_parser(
+        "ci-variables", help="the secrets that a pipeline gets, as shell variables for include/ci/deploy.py"
+    )
+    variables.set_defaults(run=_ci_variables)
+
     fault_commands.add_commands(commands)
     return parser
 
@@ -105,6 +111,13 @@ def _attest(arguments: argparse.Namespace) -> None:
         failed=arguments.fail,
     )
     print(f"attested {arguments.version}, commit {sha}")
+
+
+def _ci_variables(_: argparse.Namespace) -> None:
+    from lab.pipeline import ci_variables
+
+    for name, value in ci_variables().items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 def _up(_: argparse.Namespace) -> None:

@@ -303,8 +303,10 @@ def _rclone(host: str, root: Path) -> None:
             rclone=paths.program("rclone"),
             address=address(host),
             port=STORAGE_PORT,
-            key_id=lab_secrets().storage_key_id,
-            secret=lab_secrets().storage_secret,
+            keys=[
+                (lab_secrets().storage_key_id, lab_secrets().storage_secret),
+                (lab_secrets().storage_ci_key_id, lab_secrets().storage_ci_secret),
+            ],
         ),
         LOGIN_USER,
         0o600,

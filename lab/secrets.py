@@ -32,6 +32,9 @@ class LabSecrets:
     storage_secret: str = field(default_factory=_password)
     slack_token: str = field(default_factory=lambda: "T0LAB/B0LAB/" + secrets.token_hex(12))
     pagerduty_routing_key: str = field(default_factory=lambda: secrets.token_hex(16))
+    # CI's own, so that it can be taken away alone; what it may do is up to the server, and the lab's knows no limits.
+    storage_ci_key_id: str = field(default_factory=lambda: "LABCI" + secrets.token_hex(8).upper())
+    storage_ci_secret: str = field(default_factory=_password)
     attestation_key: str = field(default_factory=lambda: secrets.token_hex(32))
 
     def database(self, environment: str) -> str:
