@@ -186,8 +186,12 @@ def attestation(arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
     if not isinstance(given, dict) or not isinstance(given.get("gates"), dict) or set(given) - known:
         raise Stop(NOT_STARTED, f"{arguments.attestation}: expected an object of {', '.join(sorted(known))}")
     for name, gate in given["gates"].items():
-        if name not in GATES or not isinstance(gate, dict) or gate.get("verdict") not in VERDICTS:
-            raise Stop(NOT_STARTED, f"{arguments.attestation}: gate {name}: gates are {GATES}, verdicts {VERDICTS}")
+        if name not in GATES or not is_result(gate):
+            raise Stop(
+                NOT_STARTED,
+                f"{arguments.attestation}: gate {name} is {gate}: gates are {', '.join(GATES)}; expected a verdict "
+                f"({', '.join(VERDICTS)}), and a detail and an http(s) url of at most 1,000 characters",
+            )
     author, committer = people_of(arguments.sha)
     people = {
         "author": given.get("author") or author,
@@ -197,6 +201,10 @@ def attestation(arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
     }
     if not people["author"]:
         raise Stop(NOT_STARTED, f'git knows no commit {arguments.sha} here: check it out, or give "author" in the file')
+    reviewers = people["reviewers"]
+    names = [name for name in (people["author"], people["committer"], people["requested_by"]) if name]
+    if not isinstance(reviewers, list) or not all(isinstance(name, str) and name for name in [*names, *reviewers]):
+        raise Stop(NOT_STARTED, f"{arguments.attestation}: people are text, reviewers a list of it: {people}")
     return people | {
         "format": 1,
         "sha": arguments.sha,
@@ -204,8 +212,17 @@ def attestation(arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
         "issued_at": now.isoformat(),
         "expires_at": (now + timedelta(seconds=arguments.expires_in)).isoformat(),
         "pipeline": {"id": arguments.pipeline_id, "url": arguments.pipeline_url},
-        "gates": given["gates"],
+        "gates": {name: {**gate, "url": gate.get("url") or None} for name, gate in given["gates"].items()},
     }
+
+
+def is_result(gate: Any) -> bool:
+    """Whether Airflow's side will take this as the result of a gate."""
+    if not isinstance(gate, dict) or gate.get("verdict") not in VERDICTS or set(gate) - {"verdict", "detail", "url"}:
+        return False
+    detail, url = gate.get("detail", ""), gate.get("url") or "https://none"
+    is_text = isinstance(detail, str) and isinstance(url, str) and max(len(detail), len(url)) <= 1000
+    return is_text and re.fullmatch(r"https?://\S+", url) is not None
 
 
 def people_of(sha: str) -> tuple[str | None, str | None]:
