@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lab import paths
 from sebenza_ops.deployment.attestation import verify
 from tests.ci import script
 
@@ -184,3 +185,21 @@ def test_the_job_collects_what_gitlab_says(tmp_path: Path, approved_by: list[Any
     assert found.gates["review_approved"].url == page
     assert found.gates["tests_passed"].verdict == "pass"
     assert found.author == "naledi"
+
+
+def test_the_page_has_the_scripts_flags_variables_and_exit_codes() -> None:
+    page, source = (paths.CHECKOUT / "docs" / "ci.md").read_text(), script.SCRIPT.read_text()
+    flags, variables = set(re.findall(r"`(--[a-z-]+)", page)), set(re.findall(r"`((?:SEBENZA|AWS)_[A-Z_]+)`", page))
+    assert len(flags) > 10
+    assert {name for name in flags | variables if name not in source} == set()
+    codes = range(deploy.UNKNOWN + 1)
+    assert [code for code in codes if f"\n| {code} | " not in page] == []
+
+
+def test_the_page_has_the_messages_as_the_script_says_them() -> None:
+    page, source = (paths.CHECKOUT / "docs" / "ci.md").read_text(), script.SCRIPT.read_text()
+    rows = page.partition("## When it does not work")[2].splitlines()
+    messages = [row.split("`")[1] for row in rows if row.startswith("| `")]
+    assert len(messages) > 5
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    assert [part for part in parts if part not in source and not part.startswith("was not started")] == []
