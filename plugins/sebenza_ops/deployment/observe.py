@@ -44,14 +44,14 @@ class TrafficHistory:
             if not isinstance(state, LoadBalancerState):
                 continue
             for color in Color:
-                delta = self._delta(name, color, state)
+                delta, servers = self._delta(name, color, state), self._servers_delta(name, color, state)
                 if delta is None:
                     continue
                 samples.append(
                     TrafficSample(at=now, load_balancer=name, color=color.value, requests=delta[0], errors=delta[1])
                 )
                 if color is watched:
-                    judged = delta if self.servers is None else self._servers_delta(name, color, state)
+                    judged = delta if self.servers is None else servers
                     requests, errors = requests + judged[0], errors + judged[1]
         self.deltas.append(TrafficDelta(now, requests, errors))
         while self.deltas and self.deltas[0].at < now - KEEP_SECONDS:
@@ -67,7 +67,8 @@ class TrafficHistory:
     def _servers_delta(self, name: str, color: Color, state: LoadBalancerState) -> tuple[int, int]:
         """All servers are kept track of, so that one that is judged from now on has its beginning."""
         requests = errors = 0
-        for server in state.backend(self.environment.application.colors[color].backend).servers:
+        backend = state.backends.get(self.environment.application.colors[color].backend)
+        for server in backend.servers if backend is not None else ():
             now = (state.process_id, server.requests_total, server.responses_5xx)
             delta = self._since(name, f"{color.value}/{server.name}", now)
             if delta is not None and server.name in (self.servers or ()):
