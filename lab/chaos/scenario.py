@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lab.chaos.drill import Drill
 
 DEPLOY: Final = "deploy_blue_green.production"
+ROLLBACK: Final = "rollback.production"
 
 
 class Live(Enum):
@@ -70,6 +71,7 @@ class Scenario:
         has_load: Whether users send requests meanwhile.
         tolerates: Parts of the checker's findings that the fault explains, each with the reason.
         procedure: The procedure under test.
+        gated: Production demands its gates, staging first, and the approval of somebody else.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Scenario:
     has_load: bool = True
     tolerates: tuple[tuple[str, str], ...] = ()
     procedure: str = DEPLOY
+    gated: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, 
 from sebenza_ops.systems.haproxy import LoadBalancerState
 from sebenza_ops.systems.ssh import kept_sessions, on_hosts
 
+STRATEGY = "rollback"
 # What is not moved by then is moved, or declared split, by the step that proves it.
 MOVE_DEADLINE_SECONDS = 5.0
 
@@ -112,8 +113,11 @@ def choose_target(requested: str | None, live_release: str | None, good: Sequenc
 
 
 def has_moved_nothing(former: Deployment | None, live_release: str | None) -> bool:
-    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back."""
-    if former is None:
+    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back.
+
+    Never of a rollback: that it has moved nothing yet is why another one goes on.
+    """
+    if former is None or former.strategy == STRATEGY:
         return False
     phase = former.progress.get("phase")
     moved = phase is not None and Phase(phase) is not Phase.UNDONE
@@ -212,7 +216,7 @@ def _plan_rollback(
         )
     installed = InstalledReleases(environment, hosts)
     wanted = _find_release(run, requested, installed).release_id if requested else None
-    good, chosen = _good_releases(run, running.live_release), _chosen_before(run)
+    good, chosen = _good_releases(run, running.live_release), _chosen_before(run, requested, record)
     candidates = {*good, *filter(None, (wanted, chosen))}
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
     if chosen is not None and chosen not in bad:
@@ -247,10 +251,15 @@ def _move_at_once(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl)
     run.note(f"new requests go to {plan.to_color} on every load balancer (took {took_ms:.0f} ms)", mark="switch_back")
 
 
-def _chosen_before(run: ChangeRun) -> str | None:
-    """What this run goes back to since an earlier attempt: with traffic moved, choosing anew would go further back."""
+def _chosen_before(run: ChangeRun, requested: str, former: Deployment | None) -> str | None:
+    """What an earlier attempt of this run goes back to, or the rollback that it has fenced off.
+
+    With traffic moved already, choosing anew would go further back, or forward again.
+    """
     own = run.ledger.deployments.find(run.holder.dag_id, run.holder.run_id)
-    return own.release_id if own is not None else None
+    if own is not None and own.release_id is not None:
+        return own.release_id
+    return former.release_id if former is not None and former.strategy == STRATEGY and not requested else None
 
 
 def _host_states(run: ChangeRun) -> ApplicationHostStates:

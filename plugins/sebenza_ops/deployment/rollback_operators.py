@@ -45,6 +45,7 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.deployment.rollback import (
+            STRATEGY,
             AlreadyBackError,
             RollbackRefusedError,
             check_target,
@@ -66,7 +67,7 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 holder.actor,
                 requested or "last known good",
                 None,
-                "rollback",
+                STRATEGY,
             )
             if requested:
                 check_target(run, requested)
