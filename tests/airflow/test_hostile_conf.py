@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mar
 
 COUNT: Final = 200
 # More would say that a schema is too wide: what it lets through costs a run.
-MOST_RUNS: Final = 50
+MOST_RUNS: Final = 24
 # The tasks of a refused run; all others must not have begun. A teardown tells people how it ended.
 FIRST_TASKS: Final = {
     "acquire_lease",

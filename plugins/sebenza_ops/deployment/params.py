@@ -13,6 +13,7 @@ from sebenza_ops.deployment.release import is_valid_ref
 # also before a last line feed.
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$(?!\n)"
 TARGET_PATTERN = r"^$(?!\n)|^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$(?!\n)"
+MOMENT_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]{5,15}(Z|[+-][0-9]{2}:?[0-9]{2})?$(?!\n)"
 
 
 def version_param() -> Param:
