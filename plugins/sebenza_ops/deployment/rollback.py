@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sebenza_ops.changes import ChangeRun
@@ -190,21 +191,26 @@ def plan_rollback(
     Changes nothing but the ledger; with `move` it sends all traffic to a color that is warm, at once: the next task
     would start a second later. Raises RollbackRefusedError.
     """
-    with TrafficControl(run.environment) as control:
-        plan = _plan_rollback(run, requested, former, keep_warm_seconds, control)
+    with TrafficControl(run.environment) as control, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(control.states, PATIENT_TIMEOUT_SECONDS)
+        hosts = _host_states(run)
+        plan = _plan_rollback(run, requested, former, keep_warm_seconds, asked.result(), hosts)
         if move and plan.is_warm:
             _move_at_once(run, plan, control)
     return plan
 
 
 def _plan_rollback(
-    run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float, control: TrafficControl
+    run: ChangeRun,
+    requested: str,
+    former: Lease | None,
+    keep_warm_seconds: float,
+    balancers: LoadBalancerStates,
+    hosts: ApplicationHostStates,
 ) -> DeploymentPlan:
     environment, ledger = run.environment, run.ledger
-    balancers = control.states(PATIENT_TIMEOUT_SECONDS)
     if not any(isinstance(state, LoadBalancerState) for state in balancers.values()):
         raise RollbackRefusedError(f"no load balancer can be asked: {'; '.join(map(str, balancers.values()))}")
-    hosts = _host_states(run)
     running = running_now(environment, balancers, hosts)
     for problem in running.problems:
         run.note(f"going on without it: {problem}", "warning")

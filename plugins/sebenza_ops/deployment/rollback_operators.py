@@ -53,6 +53,7 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
             take_over,
         )
         from sebenza_ops.systems.errors import FencedOffError
+        from sebenza_ops.systems.ssh import kept_sessions
 
         refuse_unknown_conf(context)
         parameters = context["params"]
@@ -69,15 +70,17 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 None,
                 STRATEGY,
             )
-            if requested:
-                check_target(run, requested)
-            former = run.ledger.leases.current(self.environment)
-            if not plan_only:
-                reason = str(parameters["reason"])
-                former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
             policy = run.environment.policies.blue_green
             keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
-            plan = plan_rollback(run, requested, former, float(keep_warm), move=not plan_only)
+            # One login for each host: each takes as long as moving the traffic itself.
+            with kept_sessions():
+                if requested:
+                    check_target(run, requested)
+                former = run.ledger.leases.current(self.environment)
+                if not plan_only:
+                    reason = str(parameters["reason"])
+                    former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
+                plan = plan_rollback(run, requested, former, float(keep_warm), move=not plan_only)
         except AlreadyBackError as error:
             run.note(str(error), "success")
             self._skip(context, self._later())
