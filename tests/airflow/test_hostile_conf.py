@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -25,7 +26,7 @@ from lab.airflow.client import FINISHED_RUN, AirflowClient
 from lab.airflow.stack import LocalAirflow
 from lab.hosts import SERVICES
 from sebenza_ops.ledger import Holder, Ledger, Outcome
-from tests.airflow.hostile import CANARIES, NONCE, PROCEDURES, hostile_confs, texts
+from tests.airflow.hostile import CANARIES, NONCE, hostile_confs, texts
 
 pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -43,7 +44,10 @@ FIRST_TASKS: Final = {
     "finish",
 }
 NOT_BEGUN: Final = {None, "upstream_failed", "skipped", "removed"}
+RUNS: Final = secrets.token_hex(4)
 HOSTS: Final = tuple(host for host in HOST_NAMES if "sshd" in SERVICES[host])
+# Messages and evidence about refused runs are for people: they quote what was refused.
+TOLD: Final = ("mailbox", "storage")
 BUSY_ATTEMPTS: Final = 10
 # The least that is looked for in commands where the text has no mark of its own.
 TELLING_LENGTH: Final = 7
@@ -119,7 +123,8 @@ def ledger(operator: AirflowClient) -> Ledger:
 
 def post(client: AirflowClient, procedure: str, conf: Any, number: int) -> Answer:
     """Ask for a run as a client does that minds no rule of JSON."""
-    run_id = f"{NONCE}-{number}"
+    # Without the mark: a run's id is Airflow's own matter, and goes to hosts as the holder of a fencing token.
+    run_id = f"hostile-{RUNS}-{number}"
     body = json.dumps({"dag_run_id": run_id, "logical_date": None, "conf": conf})
     headers = {"Authorization": f"Bearer {client.token()}", "Content-Type": "application/json"}
     url = f"{client.url}/api/v2/dags/{procedure}/dagRuns"
@@ -162,19 +167,18 @@ def estate_now() -> dict[str, Any]:
     return found
 
 
-def touched_files(since: Path) -> list[str]:
-    """Files on the hosts of the lab, and in its ledger's directory but the ledger, that have the mark in them."""
-    roots = [str(paths.host_files(host)) for host in HOSTS]
+def touched_files(since: float) -> list[str]:
+    """Files on the hosts of the lab that were written since then and have the mark in them."""
+    roots = [str(paths.host_files(host)) for host in HOSTS if host not in TOLD]
     listed = subprocess.run(
-        ["find", *roots, "-type", "f", "-newer", str(since), "-size", "-64M", "-print0"],
+        ["find", *roots, "-type", "f", "-newermt", f"@{since}", "-size", "-64M", "-print0"],
         check=False,  # files that go while it looks
         capture_output=True,
     ).stdout
     found = []
     for name in listed.split(b"\0"):
         file = Path(os.fsdecode(name))
-        # Messages about refused runs are for people: they quote what was refused.
-        if name and "mailbox" not in str(file) and file.is_file() and NONCE.encode() in file.read_bytes():
+        if name and file.is_file() and NONCE.encode() in file.read_bytes():
             found.append(str(file))
     return found
 
@@ -183,16 +187,10 @@ def leaves_no_trace(answers: list[Answer], recorder: Recorder) -> None:
     canaries = sorted(file.name for file in CANARIES.iterdir() if file != recorder.log)
     assert canaries == [], f"a conf was run as a command: {canaries}"
     arguments = [argument for argument in recorder.arguments() if argument]
-    marked = [argument[:300] for argument in arguments if NONCE in argument and not _is_a_run_of_ours(argument)]
+    marked = [argument[:300] for argument in arguments if NONCE in argument]
     assert marked == [], "a value of a conf is in a command of a host"
     telling = {text for each in answers for text in texts(each.conf) if len(text) >= TELLING_LENGTH}
     assert telling.isdisjoint(arguments), "a value of a conf is an argument of a host's command"
-
-
-def _is_a_run_of_ours(argument: str) -> bool:
-    """The holder of a fencing token is told to hosts: its DAG and its run, whose id Airflow has checked."""
-    procedure, _, run_id = argument.partition("/")
-    return procedure in PROCEDURES and run_id.startswith(f"{NONCE}-") and run_id.removeprefix(f"{NONCE}-").isdigit()
 
 
 def test_no_hostile_conf_reaches_a_shell_or_a_host(
@@ -201,7 +199,7 @@ def test_no_hostile_conf_reaches_a_shell_or_a_host(
     confs = hostile_confs(COUNT)
     assert len(confs) == COUNT
     recorder.prove(estate)
-    before, stamp = estate_now(), CANARIES / "commands"
+    before, began_at = estate_now(), time.time()
 
     answers = [post(operator, procedure, conf, number) for number, (procedure, conf) in enumerate(confs)]
 
@@ -209,8 +207,8 @@ def test_no_hostile_conf_reaches_a_shell_or_a_host(
     assert odd == [], "the API broke instead of refusing"
     started = [each for each in answers if each.status < 400]
     assert len(started) <= MOST_RUNS, [(each.procedure, each.conf) for each in started]
-    secrets = [value for connection in estate.connections.values() if (value := connection.get("password"))]
-    assert not [each.text for each in answers if any(secret in each.text for secret in secrets)], "a secret was told"
+    hidden = [value for connection in estate.connections.values() if (value := connection.get("password"))]
+    assert not [each.text for each in answers if any(secret in each.text for secret in hidden)], "a secret was told"
 
     states = followed(operator, started)
 
@@ -228,7 +226,7 @@ def test_no_hostile_conf_reaches_a_shell_or_a_host(
     assert ledger.leases.current_freeze("production") is None
     leaves_no_trace(answers, recorder)
     assert estate_now() == before
-    assert touched_files(stamp) == []
+    assert touched_files(began_at) == []
 
 
 def test_a_reason_is_shown_as_it_is_and_never_rendered(
@@ -241,7 +239,7 @@ def test_a_reason_is_shown_as_it_is_and_never_rendered(
     try:
         answer = post(operator, procedure, {"reason": reason}, COUNT)
         assert answer.status == 200, answer
-        operator.await_state(procedure, answer.run_id, {"awaiting_input"}, task_id="decide", timeout_seconds=90)
+        operator.await_state(procedure, answer.run_id, {"awaiting_input"}, task_id="decide", timeout_seconds=150)
         body = str(operator.hitl_details(procedure, answer.run_id, "decide")["body"])
         # On one line: it must not look like a part of the question.
         assert " ".join(reason.split()) in body
