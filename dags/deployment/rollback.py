@@ -14,8 +14,10 @@ the release is still on the hosts.
 
 ## What it changes
 
-1. Takes the lease from whoever holds it, and looks where traffic is and what runs.
-2. While the old color is still warm, all load balancers switch to it at once: seconds after the start.
+1. Refuses a `to` that nobody knows or that is marked bad, before anybody is fenced off for it. Takes the lease from
+   whoever holds it, and looks where traffic is and what runs.
+2. While the old color is still warm, all load balancers switch to it at once, in the same task: seconds after the
+   start.
 3. Otherwise the release is started on the color without traffic, and awaited, first. Nothing is stopped before.
 4. Proves by two sources where traffic is, writes map files, markers and the last known good release.
 5. Marks the release that was left bad in this environment, unless `mark_bad` is off: the next deployment of it is
@@ -40,6 +42,7 @@ from datetime import timedelta
 from airflow.sdk import Param, TriggerRule, chain, dag
 
 from sebenza_ops.deployment.operators import RecordDeploymentOperator
+from sebenza_ops.deployment.params import TARGET_PATTERN
 from sebenza_ops.deployment.rollback_operators import (
     FinishRollbackOperator,
     PlanRollbackOperator,
@@ -70,7 +73,7 @@ def make_dag(environment: Environment) -> None:
                 "to": Param(
                     "",
                     type="string",
-                    pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+                    pattern=TARGET_PATTERN,
                     description="A version or a release id; empty: the last known good release.",
                 ),
                 "mark_bad": Param(

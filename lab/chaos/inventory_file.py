@@ -11,15 +11,15 @@ from lab import paths
 
 
 @contextmanager
-def changed_policy(environment: str = "production", **values: object) -> Iterator[None]:
-    """Change values of an environment's blue-green policy; the file is as before at the end of the block.
+def changed_policy(environment: str = "production", policy: str = "blue_green", **values: object) -> Iterator[None]:
+    """Change values of one of an environment's policies; the file is as before at the end of the block.
 
     Tasks read the inventory when they start.
     """
     file = paths.ENVIRONMENTS_DIR / f"{environment}.yaml"
     before = file.read_text()
     content = yaml.safe_load(before)
-    content["policies"]["blue_green"].update(values)
+    content["policies"].setdefault(policy, {}).update(values)
     _replace(file.name, yaml.safe_dump(content, sort_keys=False))
     try:
         yield

@@ -46,6 +46,11 @@ MAX_ACTIVE_TASKS: Final = 16
 RUN_TYPES: Final = ("manual", "scheduled", "operator_triggered", "asset_triggered", "asset_materialization")
 
 
+# Text for people, of any alphabet. Control characters but line feeds and tabs have no place in logs and messages, and
+# PostgreSQL keeps neither NUL nor half of a surrogate pair.
+REASON_PATTERN: Final = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]*$"
+
+
 def procedure_id(procedure: str, environment: Environment | None) -> str:
     """The DAG id of a procedure: `<procedure>.<environment>`, or its name alone when it serves all environments."""
     return procedure if environment is None else f"{procedure}.{environment.name}"
@@ -115,8 +120,8 @@ def procedure_defaults(
 def reason_param(description: str, *, required: bool = False) -> Param:
     """A parameter for the reason of an unusual request: free text for people, kept in the audit, never executed."""
     if required:
-        return Param(type="string", minLength=10, maxLength=500, description=description)
-    return Param("", type="string", maxLength=500, description=description)
+        return Param(type="string", minLength=10, maxLength=500, pattern=REASON_PATTERN, description=description)
+    return Param("", type="string", maxLength=500, pattern=REASON_PATTERN, description=description)
 
 
 def plan_only_param() -> Param:

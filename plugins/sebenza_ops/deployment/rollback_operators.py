@@ -26,7 +26,8 @@ class RollbackOperator(DeploymentOperator):
 
 
 class PlanRollbackOperator(RollbackOperator, SkipMixin):
-    """Takes the lease from whoever holds it, and decides what to go back to, and on which color.
+    """Takes the lease from whoever holds it, and decides what to go back to, and on which color; moves traffic at once
+    when that color is warm.
 
     With the parameter `plan_only` the lease stays where it is, and all later steps are skipped; so are they when there
     is nothing to do, and the start of the color when it runs the release already.
@@ -43,7 +44,16 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
-        from sebenza_ops.deployment.rollback import AlreadyBackError, RollbackRefusedError, plan_rollback, take_over
+        from sebenza_ops.deployment.rollback import (
+            STRATEGY,
+            AlreadyBackError,
+            RollbackRefusedError,
+            check_target,
+            plan_rollback,
+            take_over,
+        )
+        from sebenza_ops.systems.errors import FencedOffError
+        from sebenza_ops.systems.ssh import kept_sessions
 
         refuse_unknown_conf(context)
         parameters = context["params"]
@@ -58,20 +68,24 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 holder.actor,
                 requested or "last known good",
                 None,
-                "rollback",
+                STRATEGY,
             )
-            former = run.ledger.leases.current(self.environment)
-            if not plan_only:
-                reason = str(parameters["reason"])
-                former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
             policy = run.environment.policies.blue_green
             keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
-            plan = plan_rollback(run, requested, former, float(keep_warm))
+            # One login for each host: each takes as long as moving the traffic itself.
+            with kept_sessions():
+                if requested:
+                    check_target(run, requested)
+                former = run.ledger.leases.current(self.environment)
+                if not plan_only:
+                    reason = str(parameters["reason"])
+                    former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
+                plan = plan_rollback(run, requested, former, float(keep_warm), move=not plan_only)
         except AlreadyBackError as error:
             run.note(str(error), "success")
             self._skip(context, self._later())
             return {}
-        except (ChangeRefusedError, RollbackRefusedError) as error:
+        except (ChangeRefusedError, RollbackRefusedError, FencedOffError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = plan.model_dump(mode="json")
@@ -138,18 +152,20 @@ class FinishRollbackOperator(RollbackOperator):
 
     def execute(self, context: Context) -> str:
         """Returns the run's summary; fails, so that the run fails, when any task has failed."""
-        from sebenza_ops.deployment.finish import finish_run
+        from sebenza_ops.deployment.finish import end_before_change, finish_run
 
-        plan_only = bool(context["params"].get("plan_only"))
-        # A plan has taken no lease, and must not now.
-        run = ChangeRun.from_context(context, self.environment) if plan_only else self.begin(context)
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
-        try:
-            summary = finish_run(run, failed, may_undo=False)
-        finally:
-            if not plan_only:
+        run = ChangeRun.from_context(context, self.environment)
+        if run.has_held_lease():
+            run = self.begin(context)
+            try:
+                summary = finish_run(run, failed, may_undo=False)
+            finally:
                 run.release("the run has ended")
+        else:
+            # A plan, and a run that was refused at once, have taken no lease, and must not now.
+            summary = end_before_change(run, failed)
         if failed:
             raise AirflowFailException(summary)
         return summary
