@@ -156,8 +156,13 @@ def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> 
     return former
 
 
-def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float) -> DeploymentPlan:
-    """Find out what is live, and where to go back to. Changes nothing but the ledger. Raises RollbackRefusedError."""
+def plan_rollback(
+    run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float, *, database: bool = False
+) -> DeploymentPlan:
+    """Find out what is live, and where to go back to. Changes nothing but the ledger. Raises RollbackRefusedError.
+
+    With `database` the release that was asked for may be live already: the database is what is left to bring back.
+    """
     environment, ledger = run.environment, run.ledger
     with TrafficControl(environment) as control:
         balancers = control.states(PATIENT_TIMEOUT_SECONDS)
@@ -182,11 +187,15 @@ def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_war
     good = _good_releases(run, running.live_release)
     candidates = good if wanted is None else [*good, wanted]
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
-    target = choose_target(wanted, running.live_release, good, bad)
+    is_back = database and wanted is not None and wanted == running.live_release
+    target = choose_target(wanted, None if is_back else running.live_release, good, bad)
     color, is_warm = choose_color(running, target)
     release = _find_release(run, target, installed)
     _refuse_missing_schema(run, release, hosts)
     plan = _plan(environment, release, running, color, is_warm, keep_warm_seconds)
+    if is_back:
+        # What is on the other color now was not left by this run, and is not marked bad.
+        plan = plan.model_copy(update={"from_release": None})
     run.record([plan.fact()])
     ledger.deployments.update(
         run.holder.dag_id,

@@ -33,13 +33,17 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
 
     Args:
         cold_task_ids: The tasks that are needed only when the color must be started first.
+        database_task_ids: The tasks that bring the database back, for a run that asks for it.
     """
 
     inherits_from_skipmixin = True
 
-    def __init__(self, *, cold_task_ids: tuple[str, ...], **kwargs: Any) -> None:
+    def __init__(
+        self, *, cold_task_ids: tuple[str, ...], database_task_ids: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.cold_task_ids = cold_task_ids
+        self.database_task_ids = database_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
@@ -66,7 +70,8 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
             policy = run.environment.policies.blue_green
             keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
-            plan = plan_rollback(run, requested, former, float(keep_warm))
+            database = bool(parameters.get("database"))
+            plan = plan_rollback(run, requested, former, float(keep_warm), database=database)
         except AlreadyBackError as error:
             run.note(str(error), "success")
             self._skip(context, self._later())
@@ -75,19 +80,21 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = plan.model_dump(mode="json")
-        if plan_only or plan.is_warm:
+        unneeded = self._later() if plan_only else self._unneeded(plan.is_warm, database)
+        if unneeded:
             # A skip ends the task at once: what it returns would be lost.
             context["ti"].xcom_push(key="return_value", value=data)
             if plan_only:
                 run.note("plan only: nothing is changed")
-            self._skip(context, self._later() if plan_only else self._cold())
+            self._skip(context, unneeded)
         return data
 
     def _later(self) -> list[Any]:
         return [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
 
-    def _cold(self) -> list[Any]:
-        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in self.cold_task_ids]
+    def _unneeded(self, is_warm: bool, database: bool) -> list[Any]:
+        names = (*(self.cold_task_ids if is_warm else ()), *(() if database else self.database_task_ids))
+        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in names]
 
     def _skip(self, context: Context, tasks: list[Any]) -> None:
         self.skip(ti=context["ti"], tasks=tasks)
@@ -146,10 +153,23 @@ class FinishRollbackOperator(RollbackOperator):
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
         try:
-            summary = finish_run(run, failed, may_undo=False)
+            remark, rejected = self._end_database(context, run)
+            summary = finish_run(run, failed, may_undo=False, remark=remark, rejected=rejected)
         finally:
             if not plan_only:
                 run.release("the run has ended")
         if failed:
             raise AirflowFailException(summary)
         return summary
+
+    def _end_database(self, context: Context, run: ChangeRun) -> tuple[str, bool]:
+        """Let users in, whatever happened. Returns what the summary says of it, and whether a person has said no."""
+        params = context["params"]
+        plan = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id).plan
+        if not params.get("database") or params.get("plan_only") or not plan:
+            return "", False
+        from sebenza_ops.deployment.database_exchange import conclusion
+        from sebenza_ops.deployment.database_rollback_steps import progress_of, settle_database
+
+        settle_database(run)
+        return conclusion(run, str(plan["release"]["release_id"])), progress_of(run).get("state") == "rejected"
