@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from sebenza_ops.deployment.backup_before import LogicalDump
+from sebenza_ops.deployment.backup_before import LogicalDump, run_prefix
 from sebenza_ops.deployment.migrations import DatabaseSchema
 from sebenza_ops.deployment.progress import Phase
 from sebenza_ops.deployment.release import Release
@@ -119,7 +119,7 @@ def choose_backup(backups: Iterable[LogicalDump], environment: str, database: st
         for backup in backups
         if backup.environment == environment
         and backup.database == database
-        and (backup.run == str(change.holder) or backup.made_at <= change.started_at)
+        and (backup.key.startswith(run_prefix(change.holder)) or backup.made_at <= change.started_at)
     ]
     if not found:
         raise DatabaseRollbackRefusedError(
