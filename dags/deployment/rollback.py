@@ -25,10 +25,19 @@ the release is still on the hosts.
 The database is not touched: deployments only ever expand the schema, and old releases work with it. A release that
 needs what a contract migration has taken away is refused.
 
+With `database` it is brought back as well, once traffic is back: the newest verified backup from before the change is
+restored beside, what would be lost is shown table by table, and somebody decides. Then another backup is made, the
+database is moved aside, and the copy takes its place; requests fail for some seconds. Nothing is deleted: what was
+written since is in the database that was moved aside. Refused when there is no such backup, or a contract migration
+ran since. Refused or rejected, the database stays as it is, traffic is back all the same, and the run fails and says so.
+
 ## How it undoes itself
 
 It does not: a person has decided. A rollback that could not be carried out leaves traffic where it was, or says loudly
 that it is split and what to do. To go forward again, deploy.
+
+A database that can't be exchanged in 20 s is as before, and users are let in again. One that was exchanged stays; the
+run's messages have the statements that exchange it again.
 
 ## What can't run beside it
 

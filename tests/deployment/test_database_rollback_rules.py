@@ -134,7 +134,7 @@ def test_the_newest_backup_from_before_the_change_is_taken() -> None:
 def test_a_contract_migration_since_refuses_it_before_anything_is_restored() -> None:
     made = backup("x/y", 5, revision=6)
     refuse_without_restoring(release((1, "expand")), made, {"migration 4 drop_amount": NOW - timedelta(hours=6)})
-    with pytest.raises(DatabaseRollbackRefusedError, match="contract migration ran since .*migration 4 drop_amount"):
+    with pytest.raises(DatabaseRollbackRefusedError, match=r"contract migration ran since .*migration 4 drop_amount"):
         refuse_without_restoring(release(), made, {"migration 4 drop_amount": NOW - timedelta(hours=4)})
 
 

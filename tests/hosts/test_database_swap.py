@@ -290,7 +290,7 @@ def test_what_was_renamed_by_half_by_hand_is_finished(shop: Shop) -> None:
         ({"seconds_left": -1}, 1, "it came too late, nothing was changed"),
     ],
 )
-def test_a_zombie_s_exchange_changes_nothing(shop: Shop, options: dict[str, int], status: int, text: str) -> None:
+def test_a_zombie_s_exchange_changes_nothing(shop: Shop, options: dict[str, Any], status: int, text: str) -> None:
     oid = shop.made().oid
     assert run("fence_raise", shop.directory / "state", "production", 6, "dag/later").returncode == 0
     done = shop.swap(oid, **options)
