@@ -29,7 +29,8 @@ With `database` it is brought back as well, once traffic is back: the newest ver
 restored beside, what would be lost is shown table by table, and somebody decides. Then another backup is made, the
 database is moved aside, and the copy takes its place; requests fail for some seconds. Nothing is deleted: what was
 written since is in the database that was moved aside. Refused when there is no such backup, or a contract migration
-ran since. Refused or rejected, the database stays as it is, traffic is back all the same, and the run fails and says so.
+ran since. Refused or rejected, the database stays as it is, traffic is back all the same, and the run fails and says
+so.
 
 ## How it undoes itself
 

@@ -51,15 +51,16 @@ def deployment(run_id: str, release_id: str, hours_ago: float, **values: Any) ->
         "started_at": at,
         "updated_at": at,
     }
-    unknown = ("from_color", "to_color", "phase", "plan", "outcome", "detail", "evidence_url", "finished_at")
-    return Deployment(**known, **dict.fromkeys(unknown))
+    names = ("from_color", "to_color", "phase", "plan", "outcome", "detail", "evidence_url", "finished_at")
+    unknown: dict[str, Any] = dict.fromkeys(names)
+    return Deployment(**known, **unknown)
 
 
 def backup(run: str, hours_ago: float, revision: int = 1, **values: Any) -> LogicalDump:
     known: dict[str, Any] = {
         "environment": "production",
         "database": "shop",
-        "key": f"{run_prefix(Holder(*run.split('/'), 'sipho'))}x.dump",
+        "key": f"{run_prefix(Holder(run.partition('/')[0], run.partition('/')[2], 'sipho'))}x.dump",
         "size_bytes": 10,
         "sha256": "a" * 64,
         "seconds": 1,
@@ -168,7 +169,15 @@ def described(**tables: dict[str, Any]) -> DatabaseDescription:
     database: dict[str, Any] = {"what": "database", "oid": 1, "at": NOW.isoformat(), "size_bytes": 1, "owner": "app"}
     database |= {"encoding": "UTF8", "collate": "C", "ctype": "C", "tablespace": "pg_default", "connection_limit": -1}
     database |= {"settings": [], "grants": [], "extensions": ["plpgsql"], "slots": []}
-    table = {"what": "table", "owner": "app", "grants": [], "created": None, "written": None, "changed": None, "by": ""}
+    table: dict[str, Any] = {
+        "what": "table",
+        "owner": "app",
+        "grants": [],
+        "created": None,
+        "written": None,
+        "changed": None,
+        "by": "",
+    }
     lines = [database, *({**table, "name": name, **values} for name, values in tables.items())]
     return parse_description("\n".join(map(json.dumps, lines)), "db1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.database_rollback import (
@@ -89,6 +90,7 @@ def _exchange(run: ChangeRun, plan: DatabaseRollbackPlan, copy: RestoredCopy, ap
             if isinstance(error, FencedOffError):
                 raise
             if error.exit_status == EXIT_SESSIONS_LEFT:
+                save_progress(run, state="not exchanged", reason=str(error))
                 raise DatabaseExchangeError(
                     f"{error}. {plan.database} is as it was. End these sessions (a superuser may), then start a "
                     f"new run: rollback.{plan.environment} with `to` {plan.release.release_id} and `database`."
@@ -233,10 +235,18 @@ def back_by_hand(plan: DatabaseRollbackPlan) -> str:
     )
 
 
-def conclusion(run: ChangeRun, release_id: str) -> str:
-    """What the run's summary says about the database, whatever happened."""
+def conclusion(run: ChangeRun, release_id: str, failed: Sequence[str]) -> str:
+    """What the run's summary says about the database, whatever happened.
+
+    Args:
+        run: The run.
+        release_id: The release that it has brought traffic back to.
+        failed: The tasks that failed.
+    """
     known = progress_of(run)
     name, state = run.environment.database.name, known.get("state")
+    if state is None:
+        return f"The database {name} was not touched"
     if state == "exchanged":
         aside = known["names"][1]
         proven = "" if known.get("verified") else " It is NOT verified: the log of swap_database says why."
@@ -244,9 +254,7 @@ def conclusion(run: ChangeRun, release_id: str) -> str:
             f"The database {name} was brought back as well; what it was is kept as {aside}, with the rows written "
             f"since ({known.get('lost', 'not counted')}). Once nobody needs it: DROP DATABASE {aside}.{proven}"
         )
-    reason = known.get("reason") or "the steps before it did not succeed"
-    if state == "exchanging":
-        reason = "it could not be exchanged, see the log of swap_database"
+    reason = known.get("reason") or f"{failed[0] if failed else 'a task'} did not succeed, its log says why"
     return (
         f"Of the release only: the database {name} STAYS as it is ({reason}). "
         f"{alternatives(run.environment.name, name, release_id)}."

@@ -122,8 +122,11 @@ class ApproveDatabaseRollbackOperator(HumanDecisionOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
         """Take the answer."""
-        with self._kept_in_mind(ChangeRun.from_context(context, self.environment)):
-            return super().execute_complete(context, event)
+        run = ChangeRun.from_context(context, self.environment)
+        with self._kept_in_mind(run):
+            answer = super().execute_complete(context, event)
+        run.note(f"{answer['approved_by']} has approved that the database goes back", "warning")
+        return answer
 
     def refusal(self, context: Context, name: str) -> str | None:
         """The requester may not approve, where the policy says so."""

@@ -153,7 +153,7 @@ class FinishRollbackOperator(RollbackOperator):
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
         try:
-            remark, rejected = self._end_database(context, run)
+            remark, rejected = self._end_database(context, run, failed)
             summary = finish_run(run, failed, may_undo=False, remark=remark, rejected=rejected)
         finally:
             if not plan_only:
@@ -162,7 +162,7 @@ class FinishRollbackOperator(RollbackOperator):
             raise AirflowFailException(summary)
         return summary
 
-    def _end_database(self, context: Context, run: ChangeRun) -> tuple[str, bool]:
+    def _end_database(self, context: Context, run: ChangeRun, failed: list[str]) -> tuple[str, bool]:
         """Let users in, whatever happened. Returns what the summary says of it, and whether a person has said no."""
         params = context["params"]
         plan = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id).plan
@@ -172,4 +172,5 @@ class FinishRollbackOperator(RollbackOperator):
         from sebenza_ops.deployment.database_rollback_steps import progress_of, settle_database
 
         settle_database(run)
-        return conclusion(run, str(plan["release"]["release_id"])), progress_of(run).get("state") == "rejected"
+        text = conclusion(run, str(plan["release"]["release_id"]), failed)
+        return text, progress_of(run).get("state") == "rejected"
