@@ -84,7 +84,7 @@ def release(*migrations: tuple[int, str]) -> Release:
             "size_bytes": 1,
             "node_version": "20",
             "schema_revision": max((number for number, _ in migrations), default=0),
-            "migrations": [Migration(number=n, name=f"m{n}", phase=phase) for n, phase in migrations],  # type: ignore[arg-type]
+            "migrations": [Migration(number=n, name=f"m{n}", phase=phase) for n, phase in migrations],
         }
     )
 

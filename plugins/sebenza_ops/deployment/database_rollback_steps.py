@@ -121,7 +121,7 @@ def plan_database_rollback(run: ChangeRun, rollback: DeploymentPlan) -> Database
         color=rollback.to_color,
         left_release=left_release,
     )
-    save_progress(run, state="planned", names=[restored, aside])
+    save_progress(run, state="planned", reason="", names=[restored, aside])
     run.note(
         f"database rollback: from the backup of {moment(backup.made_at)} (schema revision {backup.schema_revision}, "
         f"{backup.size_bytes} bytes, {backup.key}), from before {plan.change}"
