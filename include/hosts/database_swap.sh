@@ -74,7 +74,8 @@ ALTER DATABASE :"database" ALLOW_CONNECTIONS true;
 COMMIT;
 SQL
   ) && break
-  if [ "$(($(now_ms) - _began))" -ge "$((_patience * 1000))" ]; then
+  # Each try has waited up to 5 s itself (PostgreSQL's CountOtherDBBackends).
+  if [ "$(($(now_ms) - _began))" -ge "$((_patience * 1000 - 5000))" ]; then
     _left=$(sql <<'SQL'
 SELECT coalesce(string_agg(format('pid %s (%s, %s, %s)', pid, usename, application_name, state), ', '), 'none that can be seen')
 FROM pg_stat_activity WHERE datname IN (:'database', :'restored') AND pid <> pg_backend_pid()
@@ -84,7 +85,7 @@ SQL
 ALTER DATABASE :"database" ALLOW_CONNECTIONS true;
 ALTER DATABASE :"restored" ALLOW_CONNECTIONS true;
 SQL
-    printf 'not exchanged, users are let in again after %s s: %s; sessions left: %s\n' "$_patience" "$(printf %s "$_said" | tr '\n' ' ')" "$_left" >&2
+    printf 'not exchanged, users are let in again after %s s: %s; sessions left: %s\n' "$((($(now_ms) - _began) / 1000))" "$(printf %s "$_said" | tr '\n' ' ')" "$_left" >&2
     exit 3
   fi
 done
