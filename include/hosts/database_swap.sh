@@ -54,6 +54,15 @@ SQL
 )
 [ "$_may" = t ] || fail "nothing was changed: role $PGUSER must own $_database and have CREATEDB to rename it"
 
+let_in() {
+  sql <<'SQL'
+ALTER DATABASE :"database" ALLOW_CONNECTIONS true;
+ALTER DATABASE :"restored" ALLOW_CONNECTIONS true;
+SQL
+}
+# Whatever breaks from here on, users are not kept out for it.
+_is_over=no
+trap '[ "$_is_over" = yes ] || let_in' EXIT
 _began=$(now_ms)
 sql <<'SQL'
 ALTER DATABASE :"database" ALLOW_CONNECTIONS false;
@@ -74,6 +83,8 @@ ALTER DATABASE :"database" ALLOW_CONNECTIONS true;
 COMMIT;
 SQL
   ) && break
+  # A connection that broke says nothing about the transaction.
+  [ "$(oid_of "$_database")" != "$_oid" ] || break
   # Each try has waited up to 5 s itself (PostgreSQL's CountOtherDBBackends).
   if [ "$(($(now_ms) - _began))" -ge "$((_patience * 1000 - 5000))" ]; then
     _left=$(sql <<'SQL'
@@ -81,12 +92,11 @@ SELECT coalesce(string_agg(format('pid %s (%s, %s, %s)', pid, usename, applicati
 FROM pg_stat_activity WHERE datname IN (:'database', :'restored') AND pid <> pg_backend_pid()
 SQL
     ) || _left=unknown
-    sql <<'SQL'
-ALTER DATABASE :"database" ALLOW_CONNECTIONS true;
-ALTER DATABASE :"restored" ALLOW_CONNECTIONS true;
-SQL
+    let_in
+    _is_over=yes
     printf 'not exchanged, users are let in again after %s s: %s; sessions left: %s\n' "$((($(now_ms) - _began) / 1000))" "$(printf %s "$_said" | tr '\n' ' ')" "$_left" >&2
     exit 3
   fi
 done
+_is_over=yes
 done_as swapped "$(($(now_ms) - _began))"

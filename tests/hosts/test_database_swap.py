@@ -126,10 +126,12 @@ class Shop:
         assert done.returncode == 0, done.stderr
         return parse_description(done.stdout, "db1")
 
-    def swap_arguments(self, oid: int, *, token: int = 7, seconds_left: int = 10, patience: int = 5) -> list[object]:
+    def swap_arguments(
+        self, oid: int, *, token: int = 7, seconds_left: int = 10, patience: int = 5, version: int = 15
+    ) -> list[object]:
         names = [self.name, self.restored, self.aside]
         fence = [self.directory / "state", "production", token, "dag/run"]
-        return [*fence, *self.login(), *names, oid, int(time.time()) + seconds_left, patience]
+        return [*fence, *self.login(version), *names, oid, int(time.time()) + seconds_left, patience]
 
     def swap(self, oid: int, *, shell: str = "dash", **options: Any) -> subprocess.CompletedProcess[str]:
         return run("database_swap", *self.swap_arguments(oid, **options), stdin="none\n", shell=shell)
@@ -261,6 +263,34 @@ def test_killed_between_its_statements_it_is_gone_on_with(shop: Shop) -> None:
     assert done.returncode == 0, done.stderr
     assert shop.there() == {shop.name: True, shop.aside: True}
     assert shop.orders(shop.name) == 100
+
+
+@pytest.mark.parametrize("lost_at", ["ALLOW_CONNECTIONS false", "RENAME"])
+def test_a_connection_that_is_lost_in_the_middle_keeps_nobody_out(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: str
+) -> None:
+    oid = shop.made().oid
+    stub = tmp_path / "bin" / "psql"
+    stub.parent.mkdir()
+    # The server has done what it was told, and the answer is lost.
+    stub.write_text(
+        f"""#!/bin/sh
+        case " $* " in *" -c "*) exec {BINARIES}/psql "$@" ;; esac
+        given=$(cat)
+        printf '%s\\n' "$given" | {BINARIES}/psql "$@" || exit
+        case $given in *"{lost_at}"*) echo "connection lost" >&2; exit 2 ;; esac
+        """
+    )
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    done = shop.swap(oid, version=99)
+    if lost_at == "RENAME":
+        assert json.loads(done.stdout)["state"] == "swapped", done.stderr
+        assert shop.there() == {shop.name: True, shop.aside: True}
+    else:
+        assert done.returncode == 2
+        assert shop.there() == {shop.name: True, shop.restored: True}
+        assert shop.orders(shop.name) == 102
 
 
 def test_at_the_end_users_are_let_in_and_an_unused_copy_is_removed(shop: Shop) -> None:
