@@ -184,17 +184,24 @@ def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> 
 
 
 def plan_rollback(
-    run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float, *, move: bool = False
+    run: ChangeRun,
+    requested: str,
+    former: Lease | None,
+    keep_warm_seconds: float,
+    *,
+    move: bool = False,
+    database: bool = False,
 ) -> DeploymentPlan:
     """Find out what is live, and where to go back to; a run that has chosen once stays with it, tried again or cleared.
 
     Changes nothing but the ledger; with `move` it sends all traffic to a color that is warm, at once: the next task
-    would start a second later. Raises RollbackRefusedError.
+    would start a second later. With `database` the release that was asked for may be live already: the database is what
+    is left to bring back. Raises RollbackRefusedError.
     """
     with TrafficControl(run.environment) as control, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(control.states, PATIENT_TIMEOUT_SECONDS)
         hosts = _host_states(run)
-        plan = _plan_rollback(run, requested, former, keep_warm_seconds, asked.result(), hosts)
+        plan = _plan_rollback(run, requested, former, keep_warm_seconds, asked.result(), hosts, database=database)
         if move and plan.is_warm:
             _move_at_once(run, plan, control)
     return plan
@@ -207,6 +214,8 @@ def _plan_rollback(
     keep_warm_seconds: float,
     balancers: LoadBalancerStates,
     hosts: ApplicationHostStates,
+    *,
+    database: bool,
 ) -> DeploymentPlan:
     environment, ledger = run.environment, run.ledger
     if not any(isinstance(state, LoadBalancerState) for state in balancers.values()):
@@ -228,11 +237,15 @@ def _plan_rollback(
     if chosen is not None and chosen not in bad:
         target = chosen
     else:
-        target = choose_target(wanted, running.live_release, good, bad)
+        is_back = database and wanted is not None and wanted == running.live_release
+        target = choose_target(wanted, None if is_back else running.live_release, good, bad)
     color, is_warm = choose_color(running, target)
     release = _find_release(run, target, installed)
     _refuse_missing_schema(run, release, hosts)
     plan = _plan(environment, release, running, color, is_warm, keep_warm_seconds)
+    if is_back:
+        # What is on the other color now was not left by this run, and is not marked bad.
+        plan = plan.model_copy(update={"from_release": None})
     run.record([plan.fact()])
     ledger.deployments.update(
         run.holder.dag_id,

@@ -34,13 +34,17 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
 
     Args:
         cold_task_ids: The tasks that are needed only when the color must be started first.
+        database_task_ids: The tasks that bring the database back, for a run that asks for it.
     """
 
     inherits_from_skipmixin = True
 
-    def __init__(self, *, cold_task_ids: tuple[str, ...], **kwargs: Any) -> None:
+    def __init__(
+        self, *, cold_task_ids: tuple[str, ...], database_task_ids: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.cold_task_ids = cold_task_ids
+        self.database_task_ids = database_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
@@ -58,6 +62,7 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
         refuse_unknown_conf(context)
         parameters = context["params"]
         requested, plan_only = str(parameters.get("to") or ""), bool(parameters.get("plan_only"))
+        database = bool(parameters.get("database"))
         try:
             run = ChangeRun.from_context(context, self.environment)
             holder = run.holder
@@ -80,7 +85,14 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 if not plan_only:
                     reason = str(parameters["reason"])
                     former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
-                plan = plan_rollback(run, requested, former, float(keep_warm), move=not plan_only)
+                plan = plan_rollback(
+                    run,
+                    requested,
+                    former,
+                    float(keep_warm),
+                    move=not plan_only,
+                    database=database,
+                )
         except AlreadyBackError as error:
             run.note(str(error), "success")
             self._skip(context, self._later())
@@ -89,19 +101,21 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = plan.model_dump(mode="json")
-        if plan_only or plan.is_warm:
+        unneeded = self._later() if plan_only else self._unneeded(plan.is_warm, database)
+        if unneeded:
             # A skip ends the task at once: what it returns would be lost.
             context["ti"].xcom_push(key="return_value", value=data)
             if plan_only:
                 run.note("plan only: nothing is changed")
-            self._skip(context, self._later() if plan_only else self._cold())
+            self._skip(context, unneeded)
         return data
 
     def _later(self) -> list[Any]:
         return [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
 
-    def _cold(self) -> list[Any]:
-        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in self.cold_task_ids]
+    def _unneeded(self, is_warm: bool, database: bool) -> list[Any]:
+        names = (*(self.cold_task_ids if is_warm else ()), *(() if database else self.database_task_ids))
+        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in names]
 
     def _skip(self, context: Context, tasks: list[Any]) -> None:
         self.skip(ti=context["ti"], tasks=tasks)
@@ -160,7 +174,8 @@ class FinishRollbackOperator(RollbackOperator):
         if run.has_held_lease():
             run = self.begin(context)
             try:
-                summary = finish_run(run, failed, may_undo=False)
+                remark, rejected = self._end_database(context, run, failed)
+                summary = finish_run(run, failed, may_undo=False, remark=remark, rejected=rejected)
             finally:
                 run.release("the run has ended")
         else:
@@ -169,3 +184,16 @@ class FinishRollbackOperator(RollbackOperator):
         if failed:
             raise AirflowFailException(summary)
         return summary
+
+    def _end_database(self, context: Context, run: ChangeRun, failed: list[str]) -> tuple[str, bool]:
+        """Let users in, whatever happened. Returns what the summary says of it, and whether a person has said no."""
+        params = context["params"]
+        plan = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id).plan
+        if not params.get("database") or params.get("plan_only") or not plan:
+            return "", False
+        from sebenza_ops.deployment.database_exchange import conclusion
+        from sebenza_ops.deployment.database_rollback_steps import progress_of, settle_database
+
+        settle_database(run)
+        text = conclusion(run, str(plan["release"]["release_id"]), failed)
+        return text, progress_of(run).get("state") == "rejected"
