@@ -46,6 +46,15 @@ def test_an_equal_token_passes_and_does_not_touch_the_fence(state_dir: Path, tmp
     assert (state_dir / "fence-production").stat().st_ino == inode, "the same holder rewrote the fence"
 
 
+def test_an_equal_token_of_another_run_is_refused(state_dir: Path, tmp_path: Path, shell: str) -> None:
+    """With the ledger down, two runs may count on from the same token; only one of them holds the host."""
+    mark(state_dir, 8, tmp_path / "marker", shell)
+    done = run("marker_write", state_dir, "production", 8, "dag/other", tmp_path / "marker", "x", shell=shell)
+    assert done.returncode == 77, f"two runs hold the host under one token: {done}"
+    assert "token 8 is of dag/run" in done.stderr
+    assert (tmp_path / "marker").read_text() == "by 8\n"
+
+
 def test_a_higher_token_is_remembered(state_dir: Path, tmp_path: Path, shell: str) -> None:
     for token in (8, 9, 10):
         assert mark(state_dir, token, tmp_path / "marker", shell).returncode == 0
