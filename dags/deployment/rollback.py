@@ -49,7 +49,7 @@ from sebenza_ops.deployment.rollback_operators import (
 from sebenza_ops.deployment.sensors import IdleColorHealthySensor
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import EMERGENCY, plan_only_param, procedure_defaults, procedure_id, reason_param
 
 COLD = ("start_release", "await_healthy")
 
@@ -65,6 +65,7 @@ def make_dag(environment: Environment) -> None:
             environment,
             "deployment",
             dagrun_timeout=timedelta(hours=1),
+            tags=[EMERGENCY],
             params={
                 "reason": reason_param("Why the release that is live must go.", required=True),
                 "to": Param(
@@ -84,7 +85,7 @@ def make_dag(environment: Environment) -> None:
         name = environment.name
         plan = PlanRollbackOperator(task_id="plan_rollback", environment=name, cold_task_ids=COLD)
         started = StartTargetOperator(task_id="start_release", environment=name, plan=plan.output)
-        healthy = IdleColorHealthySensor(task_id="await_healthy", environment=name, plan=plan.output)
+        healthy = IdleColorHealthySensor(task_id="await_healthy", environment=name, plan=plan.output, emergency=True)
         switched = SwitchBackOperator(
             task_id="switch_back",
             environment=name,
@@ -92,7 +93,9 @@ def make_dag(environment: Environment) -> None:
             # Two tasks before it are skipped when the color is warm.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
-        recorded = RecordDeploymentOperator(task_id="record_rollback", environment=name, plan=plan.output)
+        recorded = RecordDeploymentOperator(
+            task_id="record_rollback", environment=name, plan=plan.output, emergency=True
+        )
         # Without a setup: Airflow allows nothing but "all succeeded" right after one, and a warm color skips two tasks.
         finished = FinishRollbackOperator(task_id="finish", environment=name).as_teardown(on_failure_fail_dagrun=True)
         chain(plan, started, healthy, switched, recorded, finished)

@@ -139,7 +139,7 @@ def test_an_overtaken_run_that_waited_for_the_lock_is_refused_behind_it(state_di
 def test_a_killed_holder_leaves_no_lock_behind(state_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    killed = subprocess.Popen(text_command(STAY, state_dir, "production", 1, "a", log), stdin=subprocess.PIPE)
+    killed = subprocess.Popen(text_command(STAY, state_dir, "production", 1, "dag/run", log), stdin=subprocess.PIPE)
     until(lambda: "in 1" in log.read_text(), "the holder is inside")
     family = [killed.pid, *descendants(killed.pid)]
     killed.send_signal(signal.SIGKILL)

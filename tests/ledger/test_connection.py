@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection
 
-from sebenza_ops.ledger import ConnectionInvalid, Holder, Ledger, LedgerSchemaError
+from sebenza_ops.ledger import ConnectionInvalid, Holder, Ledger, LedgerSchemaError, LedgerUnavailable
 from sebenza_ops.ledger.connection import connection_url
 
 

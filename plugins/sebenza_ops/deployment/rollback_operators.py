@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
@@ -15,10 +16,35 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 DEFAULT_KEEP_WARM_SECONDS = 1800.0
+PLAN_TASK_ID = "plan_rollback"
+
+
+def start_record(run: ChangeRun, requested: str, plan: Mapping[str, Any] | None = None) -> None:
+    """Make the run's record where there is none, or begin it anew when the run was cleared; `plan` is for a new one."""
+    deployments, holder, name = run.ledger.deployments, run.holder, run.environment.name
+    is_known = deployments.find(holder.dag_id, holder.run_id) is not None
+    if plan is None or not is_known:
+        asked_for = requested or "last known good"
+        deployments.start(name, holder.dag_id, holder.run_id, holder.actor, asked_for, None, "rollback")
+    if plan and not is_known:
+        deployments.update(holder.dag_id, holder.run_id, plan=plan)
 
 
 class RollbackOperator(DeploymentOperator):
-    """Base of the steps: what the lease is held for."""
+    """Base of the steps: what the lease is held for, and what a journal that begins in mid-run must know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"emergency": True, **kwargs})
+
+    def begin(self, context: Context) -> ChangeRun:
+        """This attempt's hold on the environment. A journal gets what the ledger that went down had of the run."""
+        run = super().begin(context)
+        self._complete_journal(run, context)
+        return run
+
+    def _complete_journal(self, run: ChangeRun, context: Context) -> None:
+        if run.is_journaled:
+            start_record(run, str(context["params"].get("to") or ""), context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
 
     def purpose(self, context: Context) -> str:
         """What the lease is held for, in words."""
@@ -49,17 +75,8 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
         parameters = context["params"]
         requested, plan_only = str(parameters.get("to") or ""), bool(parameters.get("plan_only"))
         try:
-            run = ChangeRun.from_context(context, self.environment)
-            holder = run.holder
-            run.ledger.deployments.start(
-                self.environment,
-                holder.dag_id,
-                holder.run_id,
-                holder.actor,
-                requested or "last known good",
-                None,
-                "rollback",
-            )
+            run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+            start_record(run, requested)
             former = run.ledger.leases.current(self.environment)
             if not plan_only:
                 reason = str(parameters["reason"])
@@ -142,7 +159,11 @@ class FinishRollbackOperator(RollbackOperator):
 
         plan_only = bool(context["params"].get("plan_only"))
         # A plan has taken no lease, and must not now.
-        run = ChangeRun.from_context(context, self.environment) if plan_only else self.begin(context)
+        if plan_only:
+            run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+            self._complete_journal(run, context)
+        else:
+            run = self.begin(context)
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
         try:

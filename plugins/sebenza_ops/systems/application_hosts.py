@@ -29,7 +29,10 @@ class ProcessState:
 
 @dataclass(frozen=True)
 class ApplicationHostState:
-    """What an application host holds and runs. `processes` is None when PM2's daemon does not run."""
+    """What an application host holds and runs. `processes` is None when PM2's daemon does not run.
+
+    `good_releases` are those that were verified here, the newest first; empty where the host keeps no list of them.
+    """
 
     host: str
     processes: tuple[ProcessState, ...] | None
@@ -37,6 +40,7 @@ class ApplicationHostState:
     free_bytes: int
     marker: str | None
     last_good_release: str | None
+    good_releases: tuple[str, ...] = ()
 
     def online(self, process_name: str) -> tuple[ProcessState, ...]:
         """The online PM2 processes of that name (`Application.process_name`)."""
@@ -61,6 +65,7 @@ def parse_state(host: str, text: str) -> ApplicationHostState:
             f"its state could not be read ({error}): is Node.js where the inventory says?", host=host
         ) from error
     marker, last_good = sections.get("marker", MISSING), sections.get("last_good", MISSING)
+    good = sections.get("good", MISSING)
     return ApplicationHostState(
         host=host,
         processes=processes,
@@ -68,6 +73,7 @@ def parse_state(host: str, text: str) -> ApplicationHostState:
         free_bytes=free_bytes,
         marker=None if marker == MISSING else marker,
         last_good_release=None if last_good == MISSING else last_good,
+        good_releases=() if good == MISSING else tuple(good.split()),
     )
 
 
@@ -168,9 +174,13 @@ class ApplicationHost:
         self.session.run_script("app_stop", arguments, timeout_seconds=60)
 
     def write_marker(self, fence: Fence, name: str, value: str) -> None:
-        """Write a one-line file of the marker directory: `current-color` or `last-good-release`."""
+        """Write a one-line file of the marker directory: `current-color`, `last-good-release`, `good-releases`."""
         path = self._path(f"{self._application.marker_dir}/{name}")
         self.session.run_script("marker_write", [*self.fenced(fence), path, value])
+
+    def read_marker(self, name: str) -> str | None:
+        """A one-line file of the marker directory, or None when there is no such file."""
+        return self.read_file(self._path(f"{self._application.marker_dir}/{name}"))
 
     def read_file(self, path: str) -> str | None:
         """A file's text, or None when there is no such file."""
