@@ -35,10 +35,11 @@ class Terminal:
     def show(self, text: str) -> None:
         """Show a text. Where there is no terminal nothing is shown: the question that follows says so."""
         try:
-            with Path(self._path).open("w") as terminal:
-                terminal.write(f"{_visible(text)}\n")
+            terminal = os.open(self._path, os.O_WRONLY | os.O_NOCTTY)
         except OSError:
             return
+        with os.fdopen(terminal, "w") as stream:
+            stream.write(f"{_visible(text)}\n")
 
     def ask(self, prompt: str, closes_at: float) -> str:
         """Ask for a line until `closes_at` (of time.monotonic). Raises NoAnswerError."""

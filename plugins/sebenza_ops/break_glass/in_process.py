@@ -15,6 +15,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.listeners import hookimpl
+
 from sebenza_ops.break_glass.errors import RefusedError
 from sebenza_ops.break_glass.messages import Channel, Event, Request
 
@@ -79,27 +81,30 @@ class Progress:
     """Airflow's listener: tells of each task's state."""
 
     def __init__(self, channel: Channel) -> None:
-        from airflow.listeners import hookimpl
-
         self._channel = channel
         self._began: dict[str, float] = {}
         self.errors: dict[str, str] = {}
-        for name in ("running", "success", "failed", "skipped"):
-            method = f"on_task_instance_{name}"
-            setattr(self, method, hookimpl(getattr(self, f"_{name}"), specname=method))
 
-    def _running(self, previous_state: Any, task_instance: Any) -> None:
+    @hookimpl
+    def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:
+        """A task begins."""
         self._began[task_instance.task_id] = time.monotonic()
         self._channel.tell(Event("task", task=task_instance.task_id, state="running"))
 
-    def _success(self, previous_state: Any, task_instance: Any) -> None:
+    @hookimpl
+    def on_task_instance_success(self, previous_state: Any, task_instance: Any) -> None:
+        """A task has succeeded."""
         self.errors.pop(task_instance.task_id, None)
         self._tell(task_instance.task_id, "success")
 
-    def _skipped(self, previous_state: Any, task_instance: Any) -> None:
+    @hookimpl
+    def on_task_instance_skipped(self, previous_state: Any, task_instance: Any) -> None:
+        """A task has skipped itself."""
         self._tell(task_instance.task_id, "skipped")
 
-    def _failed(self, previous_state: Any, task_instance: Any, error: Any) -> None:
+    @hookimpl
+    def on_task_instance_failed(self, previous_state: Any, task_instance: Any, error: Any) -> None:
+        """A task has failed, and may be tried again."""
         self.errors[task_instance.task_id] = str(error)
         self._tell(task_instance.task_id, "failed", str(error))
 

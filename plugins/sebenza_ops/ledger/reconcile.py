@@ -78,10 +78,10 @@ class Journal:
     """All that a journal holds, read at once. Raises LedgerError when it can't be read."""
 
     def __init__(self, journal: Ledger) -> None:
+        models: tuple[type[Any], ...] = (FenceRow, LeaseRow, DeploymentRow, MessageRow, *_SAME)
         with journal.database.reading() as session:
             self.rows: dict[type[Base], list[Any]] = {
-                model: list(session.scalars(select(model).order_by(*inspect(model).primary_key)))
-                for model in (FenceRow, LeaseRow, DeploymentRow, MessageRow, *_SAME)
+                model: list(session.scalars(select(model).order_by(*inspect(model).primary_key))) for model in models
             }
 
     @property
