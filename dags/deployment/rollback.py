@@ -10,7 +10,8 @@ environment has run and verified, other than the one that is live; with `to` (a 
 
 It does not ask who holds the environment: a run that is under way is **fenced off**. Hosts and load balancers refuse
 what it still sends, and its tasks fail. A freeze does not stop it. It needs no Prometheus, and no object storage while
-the release is still on the hosts.
+the release is still on the hosts. While the ledger is down it keeps a journal, which is carried over later. Without
+Airflow: `make break-glass`.
 
 ## What it changes
 

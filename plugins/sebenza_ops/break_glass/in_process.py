@@ -143,6 +143,7 @@ def run(request: Request, channel: Channel) -> bool:
     get_listener_manager().add_listener(progress)
     # Airflow's way to call them needs its services; people are told below.
     dag.on_success_callback = dag.on_failure_callback = None
+    dag.has_on_success_callback = dag.has_on_failure_callback = False
     began = time.monotonic()
     with at_terminal(Terminal(request.person)):
         dag_run = dag.test(run_after=now, logical_date=now, run_conf=dict(request.conf))
