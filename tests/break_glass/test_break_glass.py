@@ -111,6 +111,8 @@ def test_a_decision_is_asked_at_the_terminal_and_recorded(variables: dict[str, s
     approved = ledger.audit.entries(action="decision.approved")[0]
     person = person_at_terminal()
     assert approved.actor == person
+    # The run's own tasks know the person too, and not Airflow's "dag_test".
+    assert f"started by {person}" in approved.subject
     assert (approved.detail["reason"], approved.detail["asked_at"]) == ("it is only a rehearsal", "terminal")
     started = ledger.audit.entries(action="break_glass.started")[0]
     assert (started.actor, started.detail["reason"], started.detail["conf"]["count"]) == (person, REASON, 2)

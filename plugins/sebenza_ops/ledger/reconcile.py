@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import inspect, select
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from sebenza_ops.ledger.audit import write_audit
@@ -103,7 +104,7 @@ class Journal:
 def reconcile_pending(ledger: Ledger) -> list[Reconciled]:
     """Carry every journal of this machine over; one that is done with is moved aside.
 
-    A journal that can't be read is left where it is, and said so in the log. Raises LedgerUnavailable, with the
+    One that can't be read, or contradicts the ledger, stays where it is, and the log says so. Raises LedgerUnavailable, with the
     journals as they were.
     """
     done = []
@@ -113,7 +114,12 @@ def reconcile_pending(ledger: Ledger) -> list[Reconciled]:
         except LedgerError as error:
             log.error("the journal %s can't be read, it stays where it is: %s", file, error)
             continue
-        added = merge(journal, ledger)
+        try:
+            added = merge(journal, ledger)
+        except (IntegrityError, DataError):
+            # What the two say can't both be; nobody is kept from changing anything by it.
+            log.exception("the journal %s contradicts the ledger, it stays where it is", file)
+            continue
         with ledger.database.reading() as session:
             now = ledger.database.now(session)
         result = Reconciled(file, added, journal.is_over(now))
