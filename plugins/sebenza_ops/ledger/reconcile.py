@@ -104,8 +104,8 @@ class Journal:
 def reconcile_pending(ledger: Ledger) -> list[Reconciled]:
     """Carry every journal of this machine over; one that is done with is moved aside.
 
-    One that can't be read, or contradicts the ledger, stays where it is, and the log says so. Raises LedgerUnavailable, with the
-    journals as they were.
+    One that can't be read, or contradicts the ledger, stays where it is, and the log says so. Raises LedgerUnavailable,
+    with the journals as they were.
     """
     done = []
     for file in pending_journals():
