@@ -149,12 +149,10 @@ def test_without_a_terminal_nobody_is_asked_which_means_no_and_a_ledger_that_is_
     assert not (tmp_path / "ledger").exists()
 
 
-def test_values_against_the_schema_are_refused_before_there_is_a_run(variables: dict[str, str], ledger: Ledger) -> None:
-    for conf, text in (('{"count": 9}', "count"), ('{"cuont": 1}', "did you mean 'count'")):
-        done = subprocess.run(
-            [*COMMAND, "--conf", conf], env={**os.environ, **variables}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "refused, nothing was touched" in done.stdout
-        assert text in done.stdout
+def test_an_unknown_key_is_refused_before_there_is_a_run(variables: dict[str, str], ledger: Ledger) -> None:
+    argv = [*COMMAND, "--conf", '{"cuont": 1}']
+    done = subprocess.run(argv, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "refused, nothing was touched" in done.stdout
+    assert "did you mean 'count'" in done.stdout
     assert actions(ledger) == []

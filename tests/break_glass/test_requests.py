@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from lab import break_glass as lab_break_glass
+from lab import paths
 from sebenza_ops.break_glass.command import main, read_request, shown
 from sebenza_ops.break_glass.credentials import check_credentials
 from sebenza_ops.break_glass.errors import RefusedError
 from sebenza_ops.break_glass.home import Home
-from sebenza_ops.break_glass.messages import Channel, Event, read_events
+from sebenza_ops.break_glass.in_process import load_procedure
+from sebenza_ops.break_glass.messages import Channel, Event, Request, read_events
 
 DAG, REASON = "rollback.production", "orders are lost since noon"
+REHEARSAL = paths.CHECKOUT / "tests" / "break_glass" / "dags" / "rehearsal.py"
 
 
 def credentials(tmp_path: Path, text: str = "sebenza_production_ssh: {conn_type: ssh}\n", mode: int = 0o600) -> Path:
@@ -143,3 +146,37 @@ def test_what_the_run_tells_is_shown_task_by_task() -> None:
     ]
     # Nobody reads any more: the run goes on.
     channel.tell(Event("task", task="finish", state="success"))
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "conf", "message"),
+    [
+        ("rehearsal.staging", {"reason": REASON, "count": 9}, "count"),
+        ("rehearsal.staging", {"reason": REASON, "count": "2"}, "count"),
+        ("rehearsal.staging", {}, "reason"),
+        ("rehearsal.staging", {"reason": REASON, "cuont": 1}, "did you mean 'count'"),
+        (
+            "rehearsal.production",
+            {"reason": REASON},
+            r"no procedure 'rehearsal\.production' \(there: rehearsal\.staging",
+        ),
+    ],
+)
+def test_what_the_procedure_does_not_take_is_refused(dag_id: str, conf: dict[str, object], message: str) -> None:
+    request = Request(dag_id, str(REHEARSAL), conf, REASON, "thandi")
+    with pytest.raises(RefusedError, match=message):
+        load_procedure(request)
+
+
+def test_a_procedure_that_is_no_emergency_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEBENZA_DAGS", str(REHEARSAL.parent))
+    file = paths.CHECKOUT / "dags" / "deployment" / "deploy_blue_green.py"
+    request = Request("deploy_blue_green.production", str(file), {"version": "v1"}, REASON, "thandi")
+    expected = r"deploy_blue_green\.production is no emergency procedure.*rehearsal\.staging"
+    with pytest.raises(RefusedError, match=expected):
+        load_procedure(request)
+
+
+def test_a_procedures_own_parameters_pass() -> None:
+    conf = {"reason": REASON, "count": 3}
+    assert load_procedure(Request("rehearsal.staging", str(REHEARSAL), conf, REASON, "thandi")).dag_id
