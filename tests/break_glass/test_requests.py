@@ -105,8 +105,8 @@ def test_nothing_of_another_airflow_reaches_the_run(tmp_path: Path, monkeypatch:
 
 def test_the_lab_is_never_mixed_with_other_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = credentials(tmp_path)
-    monkeypatch.setattr(lab_break_glass.paths, "CONNECTIONS_FILE", there)
-    monkeypatch.setattr(lab_break_glass, "DEFAULT_FILE", tmp_path / "none")
+    monkeypatch.setattr("lab.break_glass.paths.CONNECTIONS_FILE", there)
+    monkeypatch.setattr("lab.break_glass.DEFAULT_FILE", tmp_path / "none")
     for name in ("SEBENZA_BREAK_GLASS_CREDENTIALS", "SEBENZA_ENVIRONMENTS"):
         monkeypatch.delenv(name, raising=False)
     assert lab_break_glass.lab_defaults()["SEBENZA_BREAK_GLASS_CREDENTIALS"] == str(there)
@@ -114,7 +114,7 @@ def test_the_lab_is_never_mixed_with_other_hosts(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, "/somewhere/else")
         assert lab_break_glass.lab_defaults() == {}, f"{name} names other hosts, but the lab's were taken"
         monkeypatch.delenv(name)
-    monkeypatch.setattr(lab_break_glass, "DEFAULT_FILE", there)
+    monkeypatch.setattr("lab.break_glass.DEFAULT_FILE", there)
     assert lab_break_glass.lab_defaults() == {}, "a machine with credentials of its own took the lab's"
 
 
@@ -158,7 +158,7 @@ def test_what_the_run_tells_is_shown_task_by_task() -> None:
         (
             "rehearsal.production",
             {"reason": REASON},
-            r"no procedure 'rehearsal\.production' \(there: rehearsal\.staging",
+            "no procedure 'rehearsal.production'",
         ),
     ],
 )
