@@ -4,15 +4,16 @@ PYTHON := .venv/bin/python
 # The package is below plugins/, the lab and the tests are in the project's root.
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up down status run bench chaos lint lock
+.PHONY: help setup demo test up down status run break-glass bench chaos lint lock
 DAG ?=
 CONF ?= {}
+REASON ?=
 # (make's own default of AS is the assembler)
 AS = operator
 TESTS ?= tests
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install everything that the project needs (Debian, Python and npm packages); quick when nothing is to do
 	@scripts/setup.sh
@@ -39,6 +40,13 @@ run: export SEBENZA_RUN_CONF = $(CONF)
 run: ## run a procedure and follow it: make run DAG=deploy_blue_green.production CONF='{"version":"v1.1.0"}' [AS=operator]
 	@test -n "$(DAG)" || { echo "run: name the procedure, for example make run DAG=check_environment.production" >&2; exit 2; }
 	@$(PYTHON) -m lab.airflow run "$(DAG)" --conf "$$SEBENZA_RUN_CONF" --as "$(AS)"
+
+# No set-up before it: registries may be what is down. The lab's files are used only where nothing names others.
+break-glass: export SEBENZA_RUN_CONF = $(CONF)
+break-glass: export SEBENZA_RUN_REASON = $(REASON)
+break-glass: ## an emergency procedure without any Airflow service: make break-glass DAG=rollback.production CONF='{}' REASON='why'
+	@test -x $(PYTHON) || { echo "break-glass: run make setup first (and once a quarter a rehearsal)" >&2; exit 2; }
+	@$(PYTHON) -m lab.break_glass "$(DAG)"
 
 bench: setup ## every measurement beside its baseline; writes build/bench.json
 	@$(PYTHON) -m benchmarks

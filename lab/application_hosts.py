@@ -237,7 +237,8 @@ def make_live(environment: LabEnvironment, color: str, release_id: str) -> None:
     for host in environment.change_hosts:
         deployment = paths.host_files(host) / "var/deployment"
         write_as(deployment / "current-color", f"{color}\n", LOGIN_USER)
-        write_as(deployment / "last-good-release", f"{release_id}\n", LOGIN_USER)
+        for name in ("last-good-release", "good-releases"):
+            write_as(deployment / name, f"{release_id}\n", LOGIN_USER)
 
 
 def environment_named(name: str) -> LabEnvironment:

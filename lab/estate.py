@@ -289,7 +289,7 @@ def down(report: Report, *, forget: bool = False) -> None:
 
 def _forget() -> None:
     # The ledger goes with the hosts: its fencing tokens and the hosts' fences must be of one age.
-    for name in ("hosts", "installed", "environments", "ledger", "ca", "keys", "faults"):
+    for name in ("hosts", "installed", "environments", "ledger", "journal", "break-glass", "ca", "keys", "faults"):
         shutil.rmtree(paths.LAB_DIR / name, ignore_errors=True)
     for file in (paths.CONNECTIONS_FILE, paths.LAB_FILE, paths.SECRETS_FILE):
         file.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ environment has run and verified, other than the one that is live; with `to` (a 
 
 It does not ask who holds the environment: a run that is under way is **fenced off**. Hosts and load balancers refuse
 what it still sends, and its tasks fail. A freeze does not stop it. It needs no Prometheus, and no object storage while
-the release is still on the hosts.
+the release is still on the hosts. While the ledger is down it keeps a journal, which is carried over later. Without
+Airflow: `make break-glass`.
 
 ## What it changes
 
@@ -69,7 +70,7 @@ from sebenza_ops.deployment.rollback_operators import (
 from sebenza_ops.deployment.sensors import IdleColorHealthySensor
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import EMERGENCY, plan_only_param, procedure_defaults, procedure_id, reason_param
 
 COLD = ("start_release", "await_healthy")
 DATABASE = (
@@ -100,6 +101,7 @@ def make_dag(environment: Environment) -> None:
             environment,
             "deployment",
             dagrun_timeout=timedelta(hours=1) + decide_time + restore_time + dump_time + swap_time,
+            tags=[EMERGENCY],
             params={
                 "reason": reason_param("Why the release that is live must go.", required=True),
                 "to": Param(
@@ -127,7 +129,7 @@ def make_dag(environment: Environment) -> None:
             task_id="plan_rollback", environment=name, cold_task_ids=COLD, database_task_ids=DATABASE
         )
         started = StartTargetOperator(task_id="start_release", environment=name, plan=plan.output)
-        healthy = IdleColorHealthySensor(task_id="await_healthy", environment=name, plan=plan.output)
+        healthy = IdleColorHealthySensor(task_id="await_healthy", environment=name, plan=plan.output, emergency=True)
         traffic = SwitchBackOperator(
             task_id="switch_back",
             environment=name,
@@ -135,7 +137,9 @@ def make_dag(environment: Environment) -> None:
             # Two tasks before it are skipped when the color is warm.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
-        recorded = RecordDeploymentOperator(task_id="record_rollback", environment=name, plan=plan.output)
+        recorded = RecordDeploymentOperator(
+            task_id="record_rollback", environment=name, plan=plan.output, emergency=True
+        )
         database = PlanDatabaseRollbackOperator(task_id="plan_database_rollback", environment=name, plan=plan.output)
         copy = RestoreBesideOperator(
             task_id="restore_beside", environment=name, plan=database.output, execution_timeout=restore_time

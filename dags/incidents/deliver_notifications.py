@@ -2,7 +2,8 @@
 # Deliver notifications
 
 Sends what waits in the outbox: messages about runs that could not be delivered when they were written, because Slack,
-PagerDuty, a mail server or a webhook did not answer or asked to wait.
+PagerDuty, a mail server or a webhook did not answer or asked to wait. Before that it carries over into the ledger what
+emergencies have kept in journals on this machine while the ledger was down.
 
 ## When to run
 
@@ -11,8 +12,8 @@ was not, with each receiver's answer.
 
 ## What it changes
 
-Nothing but the outbox. A message is tried again after 10 seconds, then after ever longer pauses up to 15 minutes, for
-three days; then it is given up, and stays in the ledger with every answer it got.
+Nothing but the ledger and its outbox. A message is tried again after 10 seconds, then after ever longer pauses up to
+15 minutes, for three days; then it is given up, and stays in the ledger with every answer it got.
 
 ## How it undoes itself
 
@@ -52,10 +53,12 @@ from sebenza_ops.procedures import procedure_defaults
 def deliver_notifications() -> None:
     @task
     def deliver_pending_messages() -> str:
-        from sebenza_ops.ledger import Ledger
+        from sebenza_ops.ledger import Ledger, reconcile_pending
         from sebenza_ops.notify.outbox import deliver_pending
 
-        report = str(deliver_pending(Ledger.from_connection()))
+        ledger = Ledger.from_connection()
+        reconcile_pending(ledger)
+        report = str(deliver_pending(ledger))
         print(report)
         return report
 

@@ -18,7 +18,7 @@ _work=$(mktemp -d "$_releases/.install-XXXXXX") || fail "cannot write in $_relea
 trap 'rm -rf "$_work"' EXIT
 trap 'exit 129' HUP
 trap 'exit 143' TERM
-IFS= read -r _url
+IFS= read -r _url || fail "$_id is not here, and there is no URL to fetch it from: is object storage up?"
 cat >"$_work/ca.pem"
 if [ -s "$_work/ca.pem" ]; then set -- --cacert "$_work/ca.pem"; else set --; fi
 printf 'url = "%s"\n' "$_url" | curl -sS --fail --retry 2 --connect-timeout 5 -m 240 "$@" -o "$_work/artifact.tar.gz" -K - ||

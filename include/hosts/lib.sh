@@ -20,7 +20,7 @@ write_atomically() {
 }
 
 # fence STATE_DIR ENVIRONMENT TOKEN HOLDER: refuses a token lower than the highest
-# seen here, remembers a higher one, and keeps a later holder out until this script ends.
+# seen here (or that one from another holder: with the ledger down two could get the same), remembers a higher one, and keeps a later holder out until this script ends.
 # Exit 77: fenced off. Exit 75: somebody else changes this host right now.
 fence() {
   # Longer ones are beyond what `test` compares, and its failure would read as "not lower".
@@ -41,6 +41,11 @@ fence() {
   fi
   if [ "$3" -lt "$_seen" ]; then
     printf 'fenced off: token %s is lower than %s\n' "$3" "$(cat "$_fence_file")" >&2
+    exit 77
+  fi
+  _seen_holder=$(cut -s -d' ' -f2 "$_fence_file" 2>/dev/null) || :
+  if [ "$3" -eq "$_seen" ] && [ -n "$_seen_holder" ] && [ "$_seen_holder" != "$4" ]; then
+    printf 'fenced off: token %s is of %s\n' "$3" "$_seen_holder" >&2
     exit 77
   fi
   if [ "$3" -gt "$_seen" ]; then

@@ -99,6 +99,7 @@ class AirflowSettings:
             "PYTHONUNBUFFERED": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "SEBENZA_ENVIRONMENTS": str(self.environments_directory),
+            "SEBENZA_JOURNAL": str(paths.JOURNAL_DIR),
             "TZ": "UTC",
         }
 

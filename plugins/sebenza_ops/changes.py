@@ -17,6 +17,7 @@ from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.facts import Fact, TimelineEntry, record_all
 from sebenza_ops.ledger import (
+    TOKEN_GAP,
     EnvironmentFrozen,
     Holder,
     Lease,
@@ -27,7 +28,10 @@ from sebenza_ops.ledger import (
     LedgerUnavailable,
     ReservationHeld,
     RunSuperseded,
+    ledger_or_journal,
+    reconcile_pending,
 )
+from sebenza_ops.systems.fencing import SeenToken, changed_hosts, read_tokens
 from sebenza_ops.systems.ssh import Fence
 
 log = logging.getLogger(__name__)
@@ -90,16 +94,21 @@ class ChangeRun:
         self._purpose = ""
 
     @classmethod
-    def from_context(cls, context: Mapping[str, Any], environment_name: str) -> ChangeRun:
-        """The run of a task's context."""
+    def from_context(cls, context: Mapping[str, Any], environment_name: str, *, emergency: bool = False) -> ChangeRun:
+        """The run of a task's context. An `emergency` goes on with a journal while the ledger can't be used."""
         dag_run = context["dag_run"]
         return cls(
-            Ledger.from_connection(),
+            open_ledger(environment_name, holder_of(context), emergency=emergency),
             find_environment(environment_name),
             holder_of(context),
             getattr(dag_run, "clear_number", 0),
             dag_run.conf,
         )
+
+    @property
+    def is_journaled(self) -> bool:
+        """Whether the ledger could not be used when this attempt began, so that it keeps a journal."""
+        return self.ledger.is_journal
 
     @property
     def fence(self) -> Fence:
@@ -181,9 +190,10 @@ class ChangeRun:
 
         Raises ChangeRefusedError when this run is itself an old one that a later change has superseded.
         """
+        minimum = seen_token + TOKEN_GAP if self.is_journaled else seen_token
         try:
             lease = self.ledger.leases.take_over(
-                self.environment.name, self.holder, reason, ttl_seconds, seen_token, purpose=purpose
+                self.environment.name, self.holder, reason, ttl_seconds, minimum, purpose=purpose
             )
         except RunSuperseded as error:
             raise ChangeRefusedError(str(error)) from error
@@ -200,7 +210,7 @@ class ChangeRun:
             if current.expires_at > lease.expires_at:
                 self.ledger.leases.extend_until(self.environment.name, lease.token, current.expires_at)
         else:
-            self.acquire(purpose, ttl_seconds, 0)
+            self.acquire(purpose, ttl_seconds, self._minimum_token())
         return self.fence
 
     def join(self, purpose: str, ttl_seconds: float) -> None:
@@ -209,7 +219,25 @@ class ChangeRun:
         if current is not None and current.holder.is_run(self.holder):
             self._take(current)
         else:
-            self.acquire(purpose, ttl_seconds, 0)
+            self.acquire(purpose, ttl_seconds, self._minimum_token())
+
+    def _minimum_token(self) -> int:
+        """What a lease that begins in the middle of the run must be above: the ledger knows by itself, a journal asks.
+
+        Raises ChangeRefusedError when the hosts say that another run has changed the environment since.
+        """
+        if not self.is_journaled:
+            return 0
+        answers = read_tokens(self.environment, changed_hosts(self.environment)).values()
+        seen = max((a for a in answers if isinstance(a, SeenToken)), key=lambda answer: answer.token, default=None)
+        if seen is None:
+            raise ChangeRefusedError("the ledger is down, and no host tells its fencing token: nothing was changed")
+        if seen.holder != holder_word(self.holder):
+            raise ChangeRefusedError(
+                f"the ledger is down, and by the hosts {seen.holder} has changed {self.environment.name} since "
+                f"(fencing token {seen.token}, {seen.since}). This run changes nothing more. Start a new run."
+            )
+        return seen.token + TOKEN_GAP
 
     def refence(self, ttl_seconds: float) -> None:
         """A new fencing token, so that commands of this attempt that are still under way come too late.
@@ -307,9 +335,24 @@ class ChangeRun:
         deliver_in_background(self.ledger)
 
     def _take(self, lease: Lease) -> None:
-        holder = f"{self.holder.dag_id}/{self.holder.run_id}".replace(" ", "_")
         self._purpose = lease.purpose
-        self._fence = Fence(self.environment.name, lease.token, holder)
+        self._fence = Fence(self.environment.name, lease.token, holder_word(self.holder))
+
+
+def open_ledger(environment_name: str, holder: Holder, *, emergency: bool = False) -> Ledger:
+    """The ledger, with what emergencies on this machine have kept while it was down; an emergency's journal otherwise.
+
+    Raises LedgerUnavailable; for an emergency only when its journal can't be written either.
+    """
+    ledger = ledger_or_journal(environment_name, holder) if emergency else Ledger.from_connection()
+    if not ledger.is_journal:
+        reconcile_pending(ledger)
+    return ledger
+
+
+def holder_word(holder: Holder) -> str:
+    """The run as the hosts keep it beside its fencing token: one word."""
+    return f"{holder.dag_id}/{holder.run_id}".replace(" ", "_")
 
 
 def holder_of(context: Mapping[str, Any]) -> Holder:

@@ -8,6 +8,9 @@ answer belongs into the audit.
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,13 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail, upsert_hitl_detail
 
+from sebenza_ops.terminal import NoAnswerError
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from sebenza_ops.ledger import Ledger
+    from sebenza_ops.terminal import Terminal
 
 # A task that is resumed at the moment it parks may be failed by a late report of its first process: it is tried again.
 RETRIES = 2
@@ -25,6 +33,20 @@ MINIMUM_REASON_LENGTH = 10
 # Kept while a question is open: an answer that is there then was lost on its way. One that is there without it was
 # taken before, by a task that was cleared since, and must not answer the new question.
 OPEN = "question_is_open"
+
+
+_terminal: Terminal | None = None
+
+
+@contextmanager
+def at_terminal(terminal: Terminal) -> Iterator[None]:
+    """Within this, questions are asked at a terminal: for a procedure that is run in this process by a person there."""
+    global _terminal
+    before, _terminal = _terminal, terminal
+    try:
+        yield
+    finally:
+        _terminal = before
 
 
 class DecisionRejectedError(Exception):
@@ -49,6 +71,9 @@ class HumanDecisionOperator(HITLOperator):
         approve: The answer that goes on, in the words of the procedure.
         response_timeout: How long people have, from the first time it asks.
         ask_reason: The form has a field for the reason, and approving without one is not taken.
+        emergency: Part of a procedure that goes on while the ledger is down; the answer is kept in its journal then.
+
+    Where somebody runs the procedure at a terminal, without any Airflow service, it asks there (`at_terminal`).
     """
 
     safe_to_retry = True
@@ -65,6 +90,7 @@ class HumanDecisionOperator(HITLOperator):
         approve: str = "Approve",
         response_timeout: timedelta,
         ask_reason: bool = False,
+        emergency: bool = False,
         **kwargs: Any,
     ) -> None:
         if ask_reason:
@@ -82,6 +108,7 @@ class HumanDecisionOperator(HITLOperator):
         self.environment = environment
         self.approve = approve
         self.ask_reason = ask_reason
+        self.emergency = emergency
 
     def refusal(self, context: Context, name: str) -> str | None:
         """Why an approval by this person does not count, or None. The question then stays open for others."""
@@ -89,6 +116,8 @@ class HumanDecisionOperator(HITLOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask; or, tried again after an answer that Airflow lost, take that answer."""
+        if _terminal is not None:
+            return self._ask_at_terminal(context, _terminal)
         self._refuse_changed_text(context)
         state = context["task_state_store"]
         if state.get(OPEN, False) and (event := self._answer_already_there(context)) is not None:
@@ -122,17 +151,58 @@ class HumanDecisionOperator(HITLOperator):
         self.log.info("%s has approved: %s", name, self.subject)
         return {"approved_by": name, "approved_at": answer["responded_at"].isoformat(), "reason": reason}
 
+    def _ask_at_terminal(self, context: Context, terminal: Terminal) -> dict[str, str]:
+        """Ask the person who runs the procedure. No answer, no terminal, or another word than the option means no."""
+        person, closes_at = terminal.person, time.monotonic() + self._response_seconds()
+        terminal.show(f"\n{self.subject}\n\n{self.body}\n")
+        refusal, stated = self.refusal(context, person), ""
+        try:
+            if refusal is not None:
+                terminal.show(f"{person}'s approval is not taken: {refusal}. Who approves it beside you?")
+                stated = terminal.ask("Name: ", closes_at).strip()
+                refusal = self.refusal(context, stated) if stated else "nobody was named"
+            word = terminal.ask(f"Type {self.approve!r} to go on, anything else to end: ", closes_at).strip()
+            approves = word == self.approve
+            reason = terminal.ask("Why: ", closes_at).strip() if self.ask_reason and approves else ""
+        except NoAnswerError as error:
+            self._write_audit(context, "decision.missing", person, str(error), asked_at="terminal")
+            missing = DecisionMissingError(f"nobody has answered {self.subject!r}: {error}")
+            raise AirflowFailException(f"{missing}. Nothing was changed.") from missing
+        name = stated or person
+        # Who approves beside them is what the person at the terminal says: nobody has logged in.
+        proof = {"asked_at": "terminal", "stated_by": person} if stated else {"asked_at": "terminal"}
+        if approves and refusal is None and self.ask_reason and len(reason) < MINIMUM_REASON_LENGTH:
+            refusal = f"approving needs a reason of at least {MINIMUM_REASON_LENGTH} characters"
+        if not approves or refusal is not None:
+            action = "decision.not_taken" if approves else "decision.rejected"
+            self._write_audit(context, action, name, refusal or reason, **proof)
+            rejected = DecisionRejectedError(
+                f"{name}'s approval of {self.subject!r} is not taken: {refusal}"
+                if approves
+                else f"{name} has rejected {self.subject!r}"
+            )
+            raise AirflowFailException(f"{rejected}. Nothing was changed.") from rejected
+        self._write_audit(context, "decision.approved", name, reason, **proof)
+        return {"approved_by": name, "approved_at": datetime.now(UTC).isoformat(), "reason": reason}
+
+    def _response_seconds(self) -> float:
+        return self.response_timeout.total_seconds() if self.response_timeout else 0.0
+
+    def _ledger(self, context: Context) -> Ledger:
+        from sebenza_ops.changes import holder_of, open_ledger
+
+        return open_ledger(self.environment, holder_of(context), emergency=self.emergency)
+
     def _tell(self, context: Context) -> None:
         from sebenza_ops.changes import ChangeRun
 
-        ChangeRun.from_context(context, self.environment).tell_question(self.subject)
+        ChangeRun.from_context(context, self.environment, emergency=self.emergency).tell_question(self.subject)
 
     def _refuse_changed_text(self, context: Context) -> None:
         """Airflow keeps a question's first text when its task is cleared: nobody may answer what they are not shown."""
         from sebenza_ops.changes import holder_of
-        from sebenza_ops.ledger import Ledger
 
-        ledger, holder = Ledger.from_connection(), holder_of(context)
+        ledger, holder = self._ledger(context), holder_of(context)
         digest = hashlib.sha256(f"{self.subject}\n{self.body}".encode()).hexdigest()
         asked = [
             entry.detail["text_sha256"]
@@ -183,9 +253,8 @@ class HumanDecisionOperator(HITLOperator):
             "responded_by_user": {"id": user.id, "name": user.name} if user is not None else None,
         }
 
-    def _write_audit(self, context: Context, action: str, name: str, reason: str) -> None:
+    def _write_audit(self, context: Context, action: str, name: str, reason: str, **how: str) -> None:
         from sebenza_ops.changes import holder_of
-        from sebenza_ops.ledger import Ledger
 
-        detail = {"question": self.subject, "task": self.task_id, "reason": reason}
-        Ledger.from_connection().audit.append(action, name, self.environment, str(holder_of(context)), detail)
+        detail = {"question": self.subject, "task": self.task_id, "reason": reason, **how}
+        self._ledger(context).audit.append(action, name, self.environment, str(holder_of(context)), detail)

@@ -46,6 +46,15 @@ def test_an_equal_token_passes_and_does_not_touch_the_fence(state_dir: Path, tmp
     assert (state_dir / "fence-production").stat().st_ino == inode, "the same holder rewrote the fence"
 
 
+def test_an_equal_token_of_another_run_is_refused(state_dir: Path, tmp_path: Path, shell: str) -> None:
+    """With the ledger down, two runs may count on from the same token; only one of them holds the host."""
+    mark(state_dir, 8, tmp_path / "marker", shell)
+    done = run("marker_write", state_dir, "production", 8, "dag/other", tmp_path / "marker", "x", shell=shell)
+    assert done.returncode == 77, f"two runs hold the host under one token: {done}"
+    assert "token 8 is of dag/run" in done.stderr
+    assert (tmp_path / "marker").read_text() == "by 8\n"
+
+
 def test_a_higher_token_is_remembered(state_dir: Path, tmp_path: Path, shell: str) -> None:
     for token in (8, 9, 10):
         assert mark(state_dir, token, tmp_path / "marker", shell).returncode == 0
@@ -130,7 +139,7 @@ def test_an_overtaken_run_that_waited_for_the_lock_is_refused_behind_it(state_di
 def test_a_killed_holder_leaves_no_lock_behind(state_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    killed = subprocess.Popen(text_command(STAY, state_dir, "production", 1, "a", log), stdin=subprocess.PIPE)
+    killed = subprocess.Popen(text_command(STAY, state_dir, "production", 1, "dag/run", log), stdin=subprocess.PIPE)
     until(lambda: "in 1" in log.read_text(), "the holder is inside")
     family = [killed.pid, *descendants(killed.pid)]
     killed.send_signal(signal.SIGKILL)

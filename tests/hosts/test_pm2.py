@@ -158,7 +158,7 @@ def test_a_zombie_neither_starts_nor_stops(running_host: Pm2Host) -> None:
     assert running_host.stop().returncode == 77
     assert running_host.start().returncode == 77
     assert len(running_host.state().online("sebenza-green")) == 1
-    running_host.fenced[2] = 5
+    running_host.fenced[2] = 6
     assert running_host.stop().returncode == 0
 
 

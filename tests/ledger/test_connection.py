@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection
 
-from sebenza_ops.ledger import ConnectionInvalid, Holder, Ledger, LedgerSchemaError
+from sebenza_ops.ledger import ConnectionInvalid, Holder, Ledger, LedgerSchemaError, LedgerUnavailable
 from sebenza_ops.ledger.connection import connection_url
 
 
@@ -33,6 +33,10 @@ def test_without_a_connection_the_ledger_is_a_file_in_airflow_home(
 def test_new_file_of_a_connection_is_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "ledger.db"
     monkeypatch.setenv("AIRFLOW_CONN_OPS_LEDGER", f'{{"conn_type": "sqlite", "host": "{path}"}}')
+    # A disk that is not mounted must not look like a new ledger.
+    with pytest.raises(LedgerUnavailable, match="directory does not exist"):
+        Ledger.from_connection()
+    path.parent.mkdir()
     Ledger.from_connection().leases.acquire("production", Holder("d", "r", "thandi"), "deploy", 60)
     assert Ledger.from_connection().leases.current("production") is not None
 

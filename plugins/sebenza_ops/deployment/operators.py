@@ -39,16 +39,18 @@ class DeploymentOperator(BaseOperator):
 
     Args:
         environment: Name of the environment in the inventory.
+        emergency: Part of a procedure that goes on while the ledger is down.
     """
 
     safe_to_retry = True
     ui_color = "#dbe7f3"
 
-    def __init__(self, *, environment: str, **kwargs: Any) -> None:
+    def __init__(self, *, environment: str, emergency: bool = False, **kwargs: Any) -> None:
         kwargs.setdefault("retries", RETRIES)
         kwargs.setdefault("retry_delay", timedelta(0))
         super().__init__(**kwargs)
         self.environment = environment
+        self.emergency = emergency
 
     def lease_ttl_seconds(self, run: ChangeRun) -> float:
         """The lease's life without renewal, by the environment's policy."""
@@ -61,7 +63,7 @@ class DeploymentOperator(BaseOperator):
 
     def join(self, context: Context) -> ChangeRun:
         """The run's hold on the environment, for a step that changes nothing on hosts."""
-        run = ChangeRun.from_context(context, self.environment)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         try:
             run.join(self.purpose(context), self.lease_ttl_seconds(run))
         except ChangeRefusedError as error:
@@ -70,7 +72,7 @@ class DeploymentOperator(BaseOperator):
 
     def begin(self, context: Context) -> ChangeRun:
         """This attempt's hold on the environment, with a fencing token of its own."""
-        run = ChangeRun.from_context(context, self.environment)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         try:
             run.begin_attempt(self.purpose(context), self.lease_ttl_seconds(run))
         except ChangeRefusedError as error:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.good_releases import forget_good, good_on_hosts
 from sebenza_ops.deployment.installed import InstalledReleases
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.observe import servers_up
@@ -125,6 +126,21 @@ def has_moved_nothing(former: Deployment | None, live_release: str | None) -> bo
     return not moved and former.release_id != live_release
 
 
+def why_unclear(running: Running, good: Sequence[str]) -> str | None:
+    """Why it can't be told without the ledger where to go back to, or None.
+
+    The live release is the one verified last, and beside it runs one that was not: a deployment that has not moved
+    traffic, or what an earlier one has left. The ledger would tell; a guess might go back too far.
+    """
+    unproven = [name for name in running.releases.values() if name is not None and name not in good]
+    if not good or running.live_release != good[0] or not unproven:
+        return None
+    return (
+        f"the ledger is down, all traffic is on {good[0]}, which was verified last, and {unproven[0]} runs beside it, "
+        f"which was not: there may be nothing to go back from. Traffic was not touched. Give `to`: {', '.join(good)}."
+    )
+
+
 def choose_color(running: Running, target: str) -> tuple[Color, bool]:
     """The color to send traffic to, and whether it is warm: running the release, healthy, on every host.
 
@@ -168,11 +184,12 @@ def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> 
     Raises ChangeRefusedError when this run is an old one itself.
     """
     hosts = changed_hosts(run.environment)
-    seen = [answer.token for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
+    seen = [answer for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
+    latest = max(seen, key=lambda answer: answer.token, default=SeenToken(0))
     former = run.ledger.leases.current(run.environment.name)
     if former is not None and former.holder.is_run(run.holder):
         former = None
-    lease = run.take_over(purpose, reason, ttl_seconds, max(seen, default=0))
+    lease = run.take_over(purpose, reason, ttl_seconds, latest.token)
     answers = raise_tokens(run.environment, hosts, run.fence)
     for name, answer in answers.items():
         if isinstance(answer, OutsideSystemError):
@@ -180,6 +197,12 @@ def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> 
     run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
     if former is not None:
         run.note(f"{former.holder} was fenced off: it held the lease for {former.purpose}", "warning")
+    if run.is_journaled:
+        run.note(
+            "the ledger is down: this run keeps a journal. By the hosts the last change was by "
+            f"{latest.holder or 'nobody'} (since {latest.since or 'ever'}); if it still runs, it was fenced off",
+            "warning",
+        )
     return former
 
 
@@ -231,7 +254,13 @@ def _plan_rollback(
         )
     installed = InstalledReleases(environment, hosts)
     wanted = _find_release(run, requested, installed).release_id if requested else None
-    good, chosen = _good_releases(run, running.live_release), _chosen_before(run, requested, record)
+    chosen = _chosen_before(run, requested, record)
+    good = good_on_hosts(hosts) if run.is_journaled else _good_releases(run, running.live_release)
+    if run.is_journaled:
+        unclear = None if requested or chosen else why_unclear(running, good)
+        if unclear is not None:
+            raise RollbackRefusedError(unclear)
+        run.note("what is marked bad can't be told while the ledger is down", "warning")
     candidates = {*good, *filter(None, (wanted, chosen))}
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
     if chosen is not None and chosen not in bad:
@@ -375,6 +404,7 @@ def switch_back(run: ChangeRun, plan: DeploymentPlan, reason: str, *, mark_bad: 
     if mark_bad and plan.from_release is not None and plan.from_release != plan.release.release_id:
         run.ledger.releases.mark_bad(run.environment.name, plan.from_release, f"rolled back: {reason}", run.holder)
         run.note(f"{plan.from_release} is marked bad in {run.environment.name}", "warning")
+        forget_good(run, changed_hosts(run.environment), plan.from_release)
     if wrong:
         raise SwitchFailedError(f"traffic was sent to {plan.to_color}, but the proof failed: {'; '.join(wrong)}")
     return took_seconds

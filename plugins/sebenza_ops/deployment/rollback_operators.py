@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
@@ -15,10 +16,37 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 DEFAULT_KEEP_WARM_SECONDS = 1800.0
+PLAN_TASK_ID = "plan_rollback"
+
+
+def start_record(run: ChangeRun, requested: str, plan: Mapping[str, Any] | None = None) -> None:
+    """Make the run's record where there is none, or begin it anew when the run was cleared; `plan` is for a new one."""
+    from sebenza_ops.deployment.rollback import STRATEGY
+
+    deployments, holder, name = run.ledger.deployments, run.holder, run.environment.name
+    is_known = deployments.find(holder.dag_id, holder.run_id) is not None
+    if plan is None or not is_known:
+        asked_for = requested or "last known good"
+        deployments.start(name, holder.dag_id, holder.run_id, holder.actor, asked_for, None, STRATEGY)
+    if plan and not is_known:
+        deployments.update(holder.dag_id, holder.run_id, plan=plan)
 
 
 class RollbackOperator(DeploymentOperator):
-    """Base of the steps: what the lease is held for."""
+    """Base of the steps: what the lease is held for, and what a journal that begins in mid-run must know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"emergency": True, **kwargs})
+
+    def begin(self, context: Context) -> ChangeRun:
+        """This attempt's hold on the environment. A journal gets what the ledger that went down had of the run."""
+        run = super().begin(context)
+        self._complete_journal(run, context)
+        return run
+
+    def _complete_journal(self, run: ChangeRun, context: Context) -> None:
+        if run.is_journaled:
+            start_record(run, str(context["params"].get("to") or ""), context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
 
     def purpose(self, context: Context) -> str:
         """What the lease is held for, in words."""
@@ -49,7 +77,6 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.deployment.rollback import (
-            STRATEGY,
             AlreadyBackError,
             RollbackRefusedError,
             check_target,
@@ -64,17 +91,8 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
         requested, plan_only = str(parameters.get("to") or ""), bool(parameters.get("plan_only"))
         database = bool(parameters.get("database"))
         try:
-            run = ChangeRun.from_context(context, self.environment)
-            holder = run.holder
-            run.ledger.deployments.start(
-                self.environment,
-                holder.dag_id,
-                holder.run_id,
-                holder.actor,
-                requested or "last known good",
-                None,
-                STRATEGY,
-            )
+            run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+            start_record(run, requested)
             policy = run.environment.policies.blue_green
             keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
             # One login for each host: each takes as long as moving the traffic itself.
@@ -170,8 +188,10 @@ class FinishRollbackOperator(RollbackOperator):
 
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
-        run = ChangeRun.from_context(context, self.environment)
-        if run.has_held_lease():
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+        # A journal that begins here knows nothing of the lease; the plan tells that the run had it.
+        is_planned = run.is_journaled and bool(context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
+        if not context["params"].get("plan_only") and (is_planned or run.has_held_lease()):
             run = self.begin(context)
             try:
                 remark, rejected = self._end_database(context, run, failed)
@@ -180,6 +200,7 @@ class FinishRollbackOperator(RollbackOperator):
                 run.release("the run has ended")
         else:
             # A plan, and a run that was refused at once, have taken no lease, and must not now.
+            self._complete_journal(run, context)
             summary = end_before_change(run, failed)
         if failed:
             raise AirflowFailException(summary)

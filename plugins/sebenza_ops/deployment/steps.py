@@ -7,6 +7,7 @@ from typing import Any
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.deployment.builds import release_storage
+from sebenza_ops.deployment.good_releases import LAST_GOOD_RELEASE, remember_good
 from sebenza_ops.deployment.migrations import expand_schema
 from sebenza_ops.deployment.plan import (
     DeploymentPlan,
@@ -272,7 +273,7 @@ def _install(run: ChangeRun, plan: DeploymentPlan) -> None:
 
 def _fetch(run: ChangeRun, plan: DeploymentPlan) -> None:
     environment, release = run.environment, plan.release
-    source = release_storage(environment).transfer_source(artifact_key(release.sha))
+    source = _artifact_source(run, release)
 
     def install(session: HostSession) -> str:
         host = ApplicationHost(environment, session)
@@ -282,6 +283,15 @@ def _fetch(run: ChangeRun, plan: DeploymentPlan) -> None:
     raise_first_error(installed)
     for name, done in installed.items():
         run.note(f"{release.release_id} {done}, verified by SHA-256", host=name)
+
+
+def _artifact_source(run: ChangeRun, release: Release) -> str:
+    """Where hosts get the artifact; empty when no URL can be signed, for hosts that have it already need none."""
+    try:
+        return release_storage(run.environment).transfer_source(artifact_key(release.sha))
+    except OutsideSystemError as error:
+        run.note(f"hosts that lack {release.release_id} can't get it: {error}", "warning")
+        return ""
 
 
 def _start(run: ChangeRun, plan: DeploymentPlan) -> None:
@@ -328,7 +338,7 @@ def _expand_schema(run: ChangeRun, plan: DeploymentPlan) -> None:
 def record_deployment(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Write the last known good release and the live color on every host, and in the ledger."""
     environment = run.environment
-    markers = {"last-good-release": plan.release.release_id, "current-color": plan.to_color.value}
+    markers = {LAST_GOOD_RELEASE: plan.release.release_id, "current-color": plan.to_color.value}
     _write_markers(run, [host.name for host in changed_hosts(environment)], markers)
     run.ledger.releases.set_last_known_good(environment.name, plan.release.release_id, run.holder)
     run.note(f"{plan.release.release_id} is the last known good release of {environment.name}", "success")
@@ -371,6 +381,8 @@ def _write_markers(run: ChangeRun, names: list[str], markers: Mapping[str, str])
 
     def write(session: HostSession) -> None:
         host = ApplicationHost(environment, session)
+        if LAST_GOOD_RELEASE in markers:
+            remember_good(host, run, markers[LAST_GOOD_RELEASE])
         for marker, value in markers.items():
             host.write_marker(run.fence, marker, value)
 

@@ -13,7 +13,9 @@ from sebenza_ops.ledger.errors import (
     ReservationHeld,
     RunSuperseded,
 )
+from sebenza_ops.ledger.journal import TOKEN_GAP, find_journal, ledger_or_journal
 from sebenza_ops.ledger.masking import mask_object, mask_text
+from sebenza_ops.ledger.reconcile import reconcile_pending
 from sebenza_ops.ledger.store import Ledger
 from sebenza_ops.ledger.values import (
     AuditEntry,
@@ -34,6 +36,7 @@ from sebenza_ops.ledger.values import (
 )
 
 __all__ = [
+    "TOKEN_GAP",
     "AuditEntry",
     "BadRelease",
     "ConnectionInvalid",
@@ -61,6 +64,9 @@ __all__ = [
     "Reservation",
     "ReservationHeld",
     "RunSuperseded",
+    "find_journal",
+    "ledger_or_journal",
     "mask_object",
     "mask_text",
+    "reconcile_pending",
 ]

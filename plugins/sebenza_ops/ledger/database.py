@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -112,7 +112,10 @@ class Database:
         place = self.engine.url.render_as_string(hide_password=True)
         try:
             yield
-        except (OperationalError, InterfaceError, ProgrammingError) as error:
+        except (IntegrityError, DataError):
+            raise
+        # A file that is no database, a server that only reads: all others mean that it can't be used now.
+        except (DatabaseError, InterfaceError) as error:
             reason = str(error.orig).strip()
             if "no such table" in reason or "no such column" in reason or isinstance(error, ProgrammingError):
                 raise LedgerSchemaError(

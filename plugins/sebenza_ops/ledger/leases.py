@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from sebenza_ops.ledger.audit import write_audit
@@ -218,6 +218,12 @@ class Leases:
         """Return the freeze that counts now, or None."""
         with self._database.reading() as session:
             return live_freeze(session, environment, self._database.now(session))
+
+    def check(self, environment: str) -> None:
+        """Write the environment's fence as it is: proves that leases can be had now. Raises LedgerUnavailable."""
+        with self._locked(environment) as (session, _fence, _now):
+            own = FenceRow.environment == environment
+            session.execute(update(FenceRow).where(own).values(last_token=FenceRow.last_token))
 
     @contextmanager
     def _locked(self, environment: str) -> Iterator[tuple[Session, FenceRow, datetime]]:

@@ -156,7 +156,7 @@ class Releases:
         query = (
             select(KnownGoodRow)
             .where(KnownGoodRow.environment == environment)
-            .order_by(KnownGoodRow.id.desc())
+            .order_by(KnownGoodRow.set_at.desc(), KnownGoodRow.id.desc())
             .limit(limit)
         )
         with self._database.reading() as session:
@@ -178,7 +178,10 @@ def _bad_row(session: Session, environment: str, release_id: str) -> BadReleaseR
 
 def _latest_good(session: Session, environment: str) -> KnownGoodRow | None:
     return session.scalars(
-        select(KnownGoodRow).where(KnownGoodRow.environment == environment).order_by(KnownGoodRow.id.desc()).limit(1)
+        select(KnownGoodRow)
+        .where(KnownGoodRow.environment == environment)
+        .order_by(KnownGoodRow.set_at.desc(), KnownGoodRow.id.desc())
+        .limit(1)
     ).one_or_none()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sebenza_ops.ledger import Ledger
     from sebenza_ops.notify.runs import Run
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def on_task_failure(context: Mapping[str, Any]) -> None:
 
     For `default_args["on_failure_callback"]`.
     """
-    from sebenza_ops.ledger import Ledger, LedgerError
+    from sebenza_ops.ledger import LedgerError
     from sebenza_ops.notify.runs import TASK_FAILED, error_chain
 
     run = run_of(context)
@@ -45,14 +46,14 @@ def on_task_failure(context: Mapping[str, Any]) -> None:
         "error": str(raised) if raised is not None else "the task was ended from outside",
     }
     try:
-        Ledger.from_connection().evidence.add(run.dag_id, run.run_id, TASK_FAILED, payload)
+        _ledger_of(run).evidence.add(run.dag_id, run.run_id, TASK_FAILED, payload)
     except LedgerError:
         log.exception("the error of %s is not in the ledger: the message will lack it", payload["task"])
 
 
 def on_procedure_failure(context: Mapping[str, Any]) -> None:
     """Tell people that a run failed. For a DAG's `on_failure_callback`."""
-    from sebenza_ops.ledger import Ledger, LedgerError
+    from sebenza_ops.ledger import LedgerError
     from sebenza_ops.notify.outbox import deliver_pending, queue_failure, tell_directly
 
     run = run_of(context)
@@ -65,7 +66,7 @@ def on_procedure_failure(context: Mapping[str, Any]) -> None:
         failed = [instance.task_id] if instance is not None else []
     reason = str(context.get("reason") or "")
     try:
-        ledger = Ledger.from_connection()
+        ledger = _ledger_of(run)
         queue_failure(ledger, run, failed, reason)
     except LedgerError:
         log.exception("the ledger can't keep the failure of %s %s: telling people directly", run.dag_id, run.run_id)
@@ -76,7 +77,7 @@ def on_procedure_failure(context: Mapping[str, Any]) -> None:
 
 def on_procedure_success(context: Mapping[str, Any]) -> None:
     """Resolve what earlier runs reported, unless a task of this one failed. For a DAG's `on_success_callback`."""
-    from sebenza_ops.ledger import Ledger
+    from sebenza_ops.ledger import LedgerError
     from sebenza_ops.notify.outbox import deliver_pending, queue_success
 
     run = run_of(context)
@@ -85,9 +86,13 @@ def on_procedure_success(context: Mapping[str, Any]) -> None:
         # Not knowing is no success; the listener in the scheduler knows, and has queued what is to be queued.
         _deliver_only("success", context)
         return
-    ledger = Ledger.from_connection()
-    queue_success(ledger, run, failed)
-    log.info("%s", deliver_pending(ledger))
+    try:
+        ledger = _ledger_of(run)
+        queue_success(ledger, run, failed)
+        log.info("%s", deliver_pending(ledger))
+    except LedgerError:
+        # Nothing but people's hearing of it is lost; what they were told of before stays open until the next success.
+        log.exception("the ledger can't keep the success of %s %s: nobody is told", run.dag_id, run.run_id)
 
 
 def run_of(context: Mapping[str, Any]) -> Run | None:
@@ -120,6 +125,21 @@ def failed_tasks(context: Mapping[str, Any], run: Run) -> list[str] | None:
     return sorted(task_id for task_id, state in states.items() if str(state) == "failed") or sorted(
         task_id for task_id, state in states.items() if str(state) in FAILED_STATES
     )
+
+
+def _ledger_of(run: Run) -> Ledger:
+    """The ledger, or the journal that an emergency has kept while the ledger is down. Raises LedgerError."""
+    from sebenza_ops.ledger import Ledger, LedgerError, find_journal
+
+    journal = find_journal(run.dag_id, run.run_id)
+    if journal is None:
+        return Ledger.from_connection()
+    try:
+        ledger = Ledger.from_connection()
+        ledger.check(run.environment)
+    except LedgerError:
+        return journal
+    return ledger
 
 
 def _deliver_only(what: str, context: Mapping[str, Any]) -> None:

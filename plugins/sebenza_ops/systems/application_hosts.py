@@ -32,7 +32,8 @@ class ProcessState:
 class ApplicationHostState:
     """What an application host holds and runs. `processes` is None when PM2's daemon does not run.
 
-    `releases` are the installed ones, the newest first.
+    `releases` are the installed ones, the newest first; `good_releases` those that were verified here, the newest
+    first, and empty where the host keeps no list of them.
     """
 
     host: str
@@ -41,6 +42,7 @@ class ApplicationHostState:
     free_bytes: int
     marker: str | None
     last_good_release: str | None
+    good_releases: tuple[str, ...] = ()
 
     def online(self, process_name: str) -> tuple[ProcessState, ...]:
         """The online PM2 processes of that name (`Application.process_name`)."""
@@ -65,6 +67,7 @@ def parse_state(host: str, text: str) -> ApplicationHostState:
             f"its state could not be read ({error}): is Node.js where the inventory says?", host=host
         ) from error
     marker, last_good = sections.get("marker", MISSING), sections.get("last_good", MISSING)
+    good = sections.get("good", MISSING)
     return ApplicationHostState(
         host=host,
         processes=processes,
@@ -72,6 +75,7 @@ def parse_state(host: str, text: str) -> ApplicationHostState:
         free_bytes=free_bytes,
         marker=None if marker == MISSING else marker,
         last_good_release=None if last_good == MISSING else last_good,
+        good_releases=() if good == MISSING else tuple(good.split()),
     )
 
 
@@ -184,9 +188,13 @@ class ApplicationHost:
         return tuple(self.session.run_script("app_prune", arguments, timeout_seconds=120).stdout.split())
 
     def write_marker(self, fence: Fence, name: str, value: str) -> None:
-        """Write a one-line file of the marker directory: `current-color` or `last-good-release`."""
+        """Write a one-line file of the marker directory: `current-color`, `last-good-release`, `good-releases`."""
         path = self._path(f"{self._application.marker_dir}/{name}")
         self.session.run_script("marker_write", [*self.fenced(fence), path, value])
+
+    def read_marker(self, name: str) -> str | None:
+        """A one-line file of the marker directory, or None when there is no such file."""
+        return self.read_file(self._path(f"{self._application.marker_dir}/{name}"))
 
     def read_file(self, path: str) -> str | None:
         """A file's text, or None when there is no such file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 URL_LIFETIME_SECONDS = 900
+# Unless the connection's `config_kwargs` say otherwise. The library's own would wait five minutes for a storage that is
+# cut off: 5 attempts of 60 s each. https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html
+CONNECT_TIMEOUT_SECONDS = 5
+ATTEMPTS = 3
 
 
 class ObjectStorage:
@@ -109,9 +114,12 @@ class ObjectStorage:
         certificates = Path(verify).read_text() if isinstance(verify, str) else ""
         return f"{url}\n{certificates}"
 
-    @property
+    @cached_property
     def _client(self) -> Any:
-        return self._hook.get_conn()
+        from botocore.config import Config
+
+        bounded = Config(connect_timeout=CONNECT_TIMEOUT_SECONDS, retries={"total_max_attempts": ATTEMPTS})
+        return self._hook.get_client_type(self._hook.region_name, bounded.merge(self._hook.config))
 
     def _errors(self, doing: str) -> _StorageErrors:
         return _StorageErrors(self._store, doing)

@@ -1,0 +1,5 @@
+import sys
+
+from sebenza_ops.break_glass.command import main
+
+sys.exit(main())
