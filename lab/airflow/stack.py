@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from lab import paths
 from lab.airflow.client import AirflowApiError, AirflowClient
+from lab.airflow.components import components
 from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
-from lab.airflow.supervision import COMPONENTS, ComponentError, Supervision
+from lab.airflow.supervision import ComponentError, Supervision
 from lab.airflow.users import ROLES, User, load_or_create_users, pipeline_permissions
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class LocalAirflow:
         self.settings.write_configuration()
         self.settings.logs_directory.mkdir(parents=True, exist_ok=True)
         self._prepare_metadata()
-        self._say("starting " + ", ".join(COMPONENTS))
+        self._say("starting " + ", ".join(component.name for component in components(self.settings)))
         try:
             self.supervision.start()
         except ComponentError as error:
@@ -125,7 +126,8 @@ class LocalAirflow:
         parts = [version("apache-airflow-core"), version("apache-airflow-providers-fab"), repr(ROLES), users_text]
         wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         marker = self.settings.home / "prepared"
-        if self.settings.database_file.exists() and marker.exists() and marker.read_text() == wanted:
+        is_there = self.settings.celery is not None or self.settings.database_file.exists()
+        if is_there and marker.exists() and marker.read_text() == wanted:
             return
         self._say("preparing the metadata database, roles and users")
         log = self.settings.logs_directory / "prepare.log"
