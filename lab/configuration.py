@@ -60,7 +60,7 @@ def write_all() -> None:
     """Write keys, certificates and the tree of every host. Idempotent; state that exists is kept."""
     tls.ensure_ca()
     operator_key = tls.ensure_ssh_key(paths.OPERATOR_KEY, "operator")
-    paths.RUN_DIR.mkdir(exist_ok=True)
+    paths.RUN_DIR.mkdir(parents=True, exist_ok=True)
     known_hosts = []
     for host in HOST_NAMES:
         link_host(host)

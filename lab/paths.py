@@ -10,11 +10,15 @@ from typing import Final
 
 import supervisor
 
+from lab.addresses import NETWORK
+
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 LAB_DIR: Final = Path(os.environ.get("SEBENZA_LAB_DIR") or CHECKOUT / ".lab").resolve()
 
-# Host trees are reached through short links: a Unix socket's path has at most 107 bytes (unix(7)).
-RUN_DIR: Final = Path("/run/sebenza-lab")
+LOGIN_HOME: Final = Path("/run/sebenza-lab")
+# Host trees are reached through short links: a Unix socket's path has at most 107 bytes (unix(7)). A lab that was moved
+# to another network has links of its own, and runs beside the first one.
+RUN_DIR: Final = LOGIN_HOME / NETWORK
 
 CACHE_DIR: Final = LAB_DIR / "cache"
 CA_DIR: Final = LAB_DIR / "ca"

@@ -128,7 +128,7 @@ def prepare_machine() -> None:
     """What a machine's own start does for its services: sshd's directory, and a home for the login user."""
     # Compiled into sshd; systemd makes it on a real host (RuntimeDirectory=sshd).
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    paths.RUN_DIR.mkdir(mode=0o755, exist_ok=True)
+    paths.RUN_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
     _prepare_login_user()
 
 
@@ -137,8 +137,8 @@ def _prepare_login_user() -> None:
     password = next(line.split(":")[1] for line in shadow if line.startswith(f"{LOGIN_USER}:"))
     options = []
     # sshd complains on every session's standard error when the account's home does not exist.
-    if pwd.getpwnam(LOGIN_USER).pw_dir != str(paths.RUN_DIR):
-        options += ["--home", str(paths.RUN_DIR)]
+    if pwd.getpwnam(LOGIN_USER).pw_dir != str(paths.LOGIN_HOME):
+        options += ["--home", str(paths.LOGIN_HOME)]
     # "!" locks an account, keys included, when sshd runs without PAM; "*" is no password either (sshd(8)).
     if password.startswith("!"):
         options += ["--password", "*"]
