@@ -21,7 +21,8 @@ from lab.airflow.client import AirflowApiError, AirflowClient
 from lab.airflow.components import components
 from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
 from lab.airflow.supervision import ComponentError, Supervision
-from lab.airflow.users import ROLES, User, load_or_create_users, pipeline_permissions
+from lab.airflow.users import User, load_or_create_users
+from sebenza_ops.installation.roles import ROLES, pipeline_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,6 @@ READY_SECONDS = 300
 POLL_SECONDS = 0.5
 # A file that yields no DAG (no environment has the policy) shows up nowhere; it counts as parsed after this.
 NO_DAG_SECONDS = 8
-PIPELINE_PREFIXES = ("build_release", "deploy_")
 
 
 class AirflowUnavailableError(RuntimeError):
@@ -194,8 +194,7 @@ class LocalAirflow:
 
     def _grant_pipeline_access(self, dag_ids: list[str]) -> None:
         """Give the pipeline's role the right to start deployments, one DAG at a time."""
-        allowed = [dag_id for dag_id in dag_ids if dag_id.startswith(PIPELINE_PREFIXES)]
-        wanted = pipeline_permissions(allowed)
+        wanted = pipeline_permissions(dag_ids)
         with self.client("admin") as client:
             role = client.request("GET", "/auth/fab/v1/roles/Pipeline")
             present = {(row["action"]["name"], row["resource"]["name"]) for row in role["actions"]}
