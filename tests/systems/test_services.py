@@ -47,7 +47,7 @@ def test_what_systemd_says(load: str, active: str, expected: ServiceState) -> No
 
 @pytest.mark.parametrize("text", ["", "LoadState=not-found\nActiveState=inactive\n", "ActiveState=odd\n"])
 def test_a_unit_that_systemd_does_not_know_is_no_data(text: str) -> None:
-    with pytest.raises(NoDataError, match="app1: systemd does not know nginx.service"):
+    with pytest.raises(NoDataError, match=r"app1: systemd does not know nginx\.service"):
         parse_systemd("app1", "nginx.service", text)
 
 

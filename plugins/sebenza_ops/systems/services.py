@@ -19,7 +19,8 @@ from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 from sebenza_ops.systems.ssh import Fence, HostSession
 
 STATUS_TIMEOUT_SECONDS: Final = 15.0
-#: A database that checkpoints takes long to stop; systemd gives it 90 s (systemd-system.conf(5), DefaultTimeoutStopSec).
+#: A database that checkpoints takes long to stop;
+#: systemd gives it 90 s (systemd-system.conf(5), DefaultTimeoutStopSec).
 MOVE_TIMEOUT_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.3
 
