@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export PYTHONPATH=$PWD/plugins:$PWD
-if [ -z "${DEBIAN_IMAGE:-}" ] && ! docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then
+if [ -z "${DEBIAN_IMAGE:-}" ] && ! timeout 120 docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then
   export DEBIAN_IMAGE=sebenza-base/debian:bookworm
   scripts/base-images.sh
 fi
