@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Far above what it takes (about 25 s on two idle cores): a busy machine is no failure.
-READY_SECONDS = 300
+READY_SECONDS = 600
 POLL_SECONDS = 0.5
 # A file that yields no DAG (no environment has the policy) shows up nowhere; it counts as parsed after this.
 NO_DAG_SECONDS = 8

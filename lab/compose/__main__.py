@@ -74,7 +74,7 @@ def _run(project: Project, timed: Timed) -> dict[str, Any]:
     project.prepare_directories()
     # The secrets of the databases are mounted before there is a lab to connect to.
     timed.part("making secrets", project.make_secrets)
-    timed.part("building the images", lambda: project("build"))
+    timed.part("building the images", project.build)
     say(f"built: {_sizes()}")
     timed.part("booting the lab", lambda: _boot(project, LAB, say))
     timed.part("moving services on the systemd host", lambda: check_services(project, say))
