@@ -14,6 +14,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.conf_keys import unknown_conf_message
+from sebenza_ops.environments.queues import queue_of
 
 if TYPE_CHECKING:
     from sebenza_ops.environments.models import Environment
@@ -74,7 +75,8 @@ def procedure_defaults(
     A scheduled procedure starts paused, so that a new installation changes nothing by itself; one on demand
     is ready to be pressed. Tasks are not retried unless their operator says that it may be
     (`safe_to_retry`), which then sets its own retries.
-    A conf with unknown keys is refused before the first task.
+    A conf with unknown keys is refused before the first task. Tasks wait in the queue of their environment, so that
+    an installation with several workers can keep its credentials on some of them; LocalExecutor has no queues.
 
     Args:
         environment: whom the procedure changes; None for a procedure that serves all.
@@ -97,6 +99,7 @@ def procedure_defaults(
     tags.add("on-demand" if schedule is None else "scheduled")
     default_args = {
         "owner": OWNERS[chapter],
+        "queue": queue_of(environment),
         "retries": 0,
         "execution_timeout": execution_timeout,
         "pre_execute": check_first_task,
