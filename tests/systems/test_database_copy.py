@@ -45,7 +45,7 @@ def server() -> Iterator[PostgresServer]:
 
 def execute(server: PostgresServer, database: str, statement: str, user: str = "app") -> Any:
     with psycopg.connect(host=str(server.directory), dbname=database, user=user, autocommit=True) as connection:
-        cursor = connection.execute(statement)  # type: ignore[call-overload]
+        cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else None
 
 
