@@ -45,7 +45,7 @@ from sebenza_ops.systems.ssh import HostSession, on_hosts, open_session
 
 POLL_INTERVAL_SECONDS = 1.0
 GATE = "database_rollback"
-# Under this the run's progress has the plan, so that names stay over retries, and how far it has come.
+# Under this the run's progress has the names, which stay over retries, and how far it has come.
 PROGRESS = "database_rollback"
 
 
@@ -63,7 +63,7 @@ class RestoredCopy(BaseModel):
 
 
 def progress_of(run: ChangeRun) -> dict[str, Any]:
-    """How far the database rollback of this run has come: `state`, `plan`, `reason` and what the steps add."""
+    """How far the database rollback of this run has come: `state`, `names`, `reason` and what the steps add."""
     found = run.ledger.deployments.progress(run.holder.dag_id, run.holder.run_id).get(PROGRESS)
     return dict(found or {})
 
@@ -279,5 +279,7 @@ def settle_database(run: ChangeRun) -> None:
         return
     if exchanged and known.get("state") != "exchanged":
         save_progress(run, state="exchanged")
+    elif not exchanged and known.get("state") == "exchanging":
+        save_progress(run, state="not exchanged")
     for line in done:
         run.note(line, "warning", host=copy.host)
