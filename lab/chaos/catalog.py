@@ -29,7 +29,7 @@ SELECTED: Final = (
     "marker-garbage",
     "superseded-run-cleared",
     "release-is-another",
-    "rollback-between-the-load-balancers",
+    "two-rollbacks-at-once",
     "rollback-killed-after-the-move",
     "ci-script-killed-and-rerun",
 )
