@@ -32,7 +32,7 @@ SELECTED: Final = (
     "release-is-another",
     "rolling-task-killed-with-app1-restarted",
     "rolling-second-host-fails",
-    "rollback-between-the-load-balancers",
+    "two-rollbacks-at-once",
     "rollback-killed-after-the-move",
     "ci-script-killed-and-rerun",
 )
