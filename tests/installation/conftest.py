@@ -34,7 +34,8 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation(estate: Any) -> Iterator[Installation]:
-    """The installation, up beside the lab; gone afterwards."""
+    """The installation, up beside the lab; gone afterwards, and staging as the lab starts out."""
+    estate.reset("staging")
     database = PostgresServer(free_port())
     database.start()
     try:
@@ -60,6 +61,7 @@ def installation(estate: Any) -> Iterator[Installation]:
                 yield Installation(airflow, ledger, airflow.up())
             finally:
                 airflow.down()
+                estate.reset("staging")
     finally:
         database.stop()
 
