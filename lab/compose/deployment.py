@@ -75,7 +75,7 @@ def _create_users(project: Project) -> str:
 
 
 def _ledger(project: Project, query: str) -> str:
-    command = ["exec", "-T", "database", "psql", "--host", "/run/postgresql", "--username", "postgres"]
+    command = ["exec", "-T", "database", "psql", "--host", "/run/database", "--username", "postgres"]
     return project(*command, "--dbname", "ledger", "-Atc", query).strip()
 
 
