@@ -36,14 +36,15 @@ class Installation:
 def installation(estate: Any) -> Iterator[Installation]:
     """The installation, up beside the lab; gone afterwards, and staging as the lab starts out."""
     estate.reset("staging")
-    database = PostgresServer(free_port())
+    database_port = free_port()
+    database = PostgresServer(database_port)
     database.start()
     try:
         with redis_broker() as broker, tempfile.TemporaryDirectory(prefix="sebenza-installation-") as directory:
             database.create_database("airflow")
             ledger = Ledger.open(database.create_database("ledger"))
             ledger.migrate()
-            files = write_connections(Path(directory), database.port)
+            files = write_connections(Path(directory), database_port)
             airflow = LocalAirflow(
                 AirflowSettings(
                     home=Path(directory) / "airflow",
@@ -51,7 +52,7 @@ def installation(estate: Any) -> Iterator[Installation]:
                     dags_folders=(paths.CHECKOUT / "dags", Path(__file__).parent / "dags"),
                     connections_file=files[CORE],
                     celery=CelerySettings(
-                        database_url=f"postgresql+psycopg2://postgres@{LOOPBACK}:{database.port}/airflow",
+                        database_url=f"postgresql+psycopg2://postgres@{LOOPBACK}:{database_port}/airflow",
                         broker_url=broker,
                         queues=tuple(Queue(name, files[name]) for name in QUEUES),
                     ),
