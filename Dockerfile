@@ -104,8 +104,10 @@ RUN apt-get update \
  && systemctl mask systemd-udevd.service systemd-logind.service getty.target console-getty.service
 COPY docker/systemd-host/sudoers /etc/sudoers.d/sebenza
 COPY docker/systemd-host/prepare.sh /usr/local/sbin/sebenza-prepare
+COPY docker/systemd-host/init.sh /usr/local/sbin/sebenza-init
+COPY docker/systemd-host/redis.conf /etc/systemd/system/redis-server.service.d/container.conf
 COPY docker/systemd-host/sebenza-prepare.service /etc/systemd/system/
 RUN chmod 440 /etc/sudoers.d/sebenza && systemctl enable sebenza-prepare.service ssh.service
 # systemd's own orderly halt: systemd(1), SIGRTMIN+3.
 STOPSIGNAL SIGRTMIN+3
-CMD ["/sbin/init"]
+CMD ["/usr/local/sbin/sebenza-init"]

@@ -14,11 +14,11 @@ if [ ! -e "$PGDATA/PG_VERSION" ]; then
 fi
 
 # On the socket only, as long as roles are not what they should be.
-pg_ctl start --wait --silent --pgdata "$PGDATA" --options "-c listen_addresses= -c unix_socket_directories=/run/postgresql"
+pg_ctl start --wait --silent --pgdata "$PGDATA" --options "-c listen_addresses= -c unix_socket_directories=/run/database"
 for name in airflow ledger; do
   # The password reaches psql by its environment and SQL by psql's quoting: never as an argument, never in a log.
   PASSWORD=$(secret "${name}_database_password") psql --quiet --no-psqlrc -v ON_ERROR_STOP=1 -v name="$name" \
-    --username postgres --host /run/postgresql >/dev/null <<'SQL'
+    --username postgres --host /run/database >/dev/null <<'SQL'
 \getenv password PASSWORD
 SET log_statement = 'none';
 SET log_min_error_statement = 'panic';
@@ -31,5 +31,5 @@ SQL
 done
 pg_ctl stop --wait --silent --mode fast --pgdata "$PGDATA"
 
-exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/run/postgresql \
+exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/run/database \
   -c max_connections="${SEBENZA_DATABASE_CONNECTIONS:-200}" -c timezone=UTC -c log_connections=off

@@ -12,6 +12,9 @@ from typing import Final
 
 NETWORK: Final = os.environ.get("SEBENZA_LAB_NET", "127.77.0")
 
+#: Whom the lab's databases let in: loopback, or the network that the lab was moved to (a container's).
+CLIENT_NETWORK: Final = "127.0.0.0/8" if NETWORK.startswith("127.") else f"{NETWORK}.0/24"
+
 _LAST_OCTET: Final[dict[str, int]] = {
     "lb1": 11,
     "lb2": 12,

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lab import accounts, paths, postgres_protocol, tls
 from lab.accounts import LOGIN_USER, make_directory, write_as
 from lab.addresses import (
+    CLIENT_NETWORK,
     COLOR_PORTS,
     HOST_NAMES,
     HTTP_PORT,
@@ -240,7 +241,7 @@ def _postgresql(host: str, root: Path) -> None:
         root / "etc/postgresql/pg_hba.conf",
         render(
             "pg_hba.conf.j2",
-            network="127.0.0.0/8",
+            network=CLIENT_NETWORK,
             health_user=HEALTH_USER,
             replication_user=REPLICATION_USER,
         ),

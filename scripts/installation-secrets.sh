@@ -15,7 +15,8 @@ random() { openssl rand -hex "$1"; }
 # keep NAME: standard input becomes the secret, unless there is one.
 keep() {
   if [ -e "$DIR/$1" ]; then cat >/dev/null; return; fi
-  cat >"$DIR/.new"
+  # Without a last newline: Airflow takes what a command prints as it is.
+  printf '%s' "$(cat)" >"$DIR/.new"
   chmod 644 "$DIR/.new"
   mv "$DIR/.new" "$DIR/$1"
   echo "secrets: $DIR/$1 is made"

@@ -48,7 +48,8 @@ def _of_queue(settings: AirflowSettings, queue: Queue) -> tuple[Component, Compo
     secrets = {
         "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(queue.connections_file)}),
     }
-    work = ("celery", "worker", "--skip-serve-logs", "--queues", queue.name, "--concurrency", str(WORKER_CONCURRENCY))
+    work: tuple[str, ...] = ("celery", "worker", "--skip-serve-logs", "--queues", queue.name)
+    work += ("--concurrency", str(WORKER_CONCURRENCY))
     # Other workers' gossip is for clusters that elect; without it a worker is ready a second earlier.
     work += ("--without-gossip", "--without-mingle", "--celery-hostname", worker)
     work += ("--pid", str(settings.home / f"{worker}.pid"))

@@ -21,7 +21,8 @@ from lab.airflow.client import AirflowApiError, AirflowClient
 from lab.airflow.components import components
 from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
 from lab.airflow.supervision import ComponentError, Supervision
-from lab.airflow.users import User, load_or_create_users
+from lab.airflow.users import load_or_create_users
+from sebenza_ops.installation.metadata import User
 from sebenza_ops.installation.roles import ROLES, pipeline_permissions
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from lab.compose.systemd import ENVIRONMENT, expect
 
 DEPLOY: Final = f"deploy_blue_green.{ENVIRONMENT}"
 WORKER: Final = f"worker-{ENVIRONMENT}"
-SWITCH: Final = "switch_prove_and_bake"
 VERSION: Final = "v1.1.0"
 PATIENCE_SECONDS: Final = 600.0
 USERS: Final = {"operator": "Operator", "approver": "Approver", "ci": "Pipeline"}
@@ -41,17 +40,17 @@ def deploy_with_a_killed_worker(project: Project, say: Callable[[str], None]) ->
         say(f"{WORKER} killed (SIGKILL) while the release bakes")
         state = operator.await_state(DEPLOY, run_id, timeout_seconds=PATIENCE_SECONDS)
         ended_at = time.monotonic()
-        tries = operator.task_instance(DEPLOY, run_id, SWITCH).try_number
+        again = sorted(task.task_id for task in operator.task_instances(DEPLOY, run_id) if task.try_number > 1)
     expect(state == "success", f"{DEPLOY} {run_id} ended as {state}: {_detail(project, run_id)}")
-    expect(tries > 1, "the killed task was not tried again: the kill came too late")
+    expect(bool(again), "no task was tried again: the kill struck none")
     expect(project.inspect(WORKER)["RestartCount"] > restarts, f"the engine did not start {WORKER} again")
     live = live_release(project)
     expect(live.startswith(f"{VERSION}-"), f"{live} is live instead of {VERSION}")
-    say(f"converged: {live} is live, {SWITCH} took {tries} tries, {WORKER} was started again")
+    say(f"converged: {live} is live, tried again: {', '.join(again)}; {WORKER} was started again")
     return {
         "outcome": state,
         "release": live,
-        "switch_tries": tries,
+        "tried_again": again,
         "deployment_seconds": round(ended_at - began, 1),
         "seconds_from_kill_to_end": round(ended_at - killed_at, 1),
     }
@@ -75,7 +74,7 @@ def _create_users(project: Project) -> str:
 
 
 def _ledger(project: Project, query: str) -> str:
-    command = ["exec", "-T", "database", "psql", "--host", "/run/postgresql", "--username", "postgres"]
+    command = ["exec", "-T", "database", "psql", "--host", "/run/database", "--username", "postgres"]
     return project(*command, "--dbname", "ledger", "-Atc", query).strip()
 
 

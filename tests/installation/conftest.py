@@ -34,15 +34,17 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation(estate: Any) -> Iterator[Installation]:
-    """The installation, up beside the lab; gone afterwards."""
-    database = PostgresServer(free_port())
+    """The installation, up beside the lab; gone afterwards, and staging as the lab starts out."""
+    estate.reset("staging")
+    database_port = free_port()
+    database = PostgresServer(database_port)
     database.start()
     try:
         with redis_broker() as broker, tempfile.TemporaryDirectory(prefix="sebenza-installation-") as directory:
             database.create_database("airflow")
             ledger = Ledger.open(database.create_database("ledger"))
             ledger.migrate()
-            files = write_connections(Path(directory), database.port)
+            files = write_connections(Path(directory), database_port)
             airflow = LocalAirflow(
                 AirflowSettings(
                     home=Path(directory) / "airflow",
@@ -50,7 +52,7 @@ def installation(estate: Any) -> Iterator[Installation]:
                     dags_folders=(paths.CHECKOUT / "dags", Path(__file__).parent / "dags"),
                     connections_file=files[CORE],
                     celery=CelerySettings(
-                        database_url=f"postgresql+psycopg2://postgres@{LOOPBACK}:{database.port}/airflow",
+                        database_url=f"postgresql+psycopg2://postgres@{LOOPBACK}:{database_port}/airflow",
                         broker_url=broker,
                         queues=tuple(Queue(name, files[name]) for name in QUEUES),
                     ),
@@ -60,6 +62,7 @@ def installation(estate: Any) -> Iterator[Installation]:
                 yield Installation(airflow, ledger, airflow.up())
             finally:
                 airflow.down()
+                estate.reset("staging")
     finally:
         database.stop()
 

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psutil
 import pytest
@@ -30,16 +29,8 @@ def operator(installation: Installation) -> Iterator[AirflowClient]:
         yield client
 
 
-@pytest.fixture
-def staging(estate: Any) -> Iterator[None]:
-    """Staging as the lab starts out, before and after."""
-    estate.reset("staging")
-    yield
-    estate.reset("staging")
-
-
 def test_a_worker_killed_in_the_middle_of_a_deployment_is_replaced_and_the_deployment_converges(
-    installation: Installation, operator: AirflowClient, staging: None
+    installation: Installation, operator: AirflowClient
 ) -> None:
     run_id = operator.trigger(DEPLOY, {"version": NEXT_VERSION})
     await_(lambda: _phase(installation, run_id) == "baking", 150, "the deployment bakes")
@@ -58,7 +49,9 @@ def test_a_worker_killed_in_the_middle_of_a_deployment_is_replaced_and_the_deplo
     tasks = {task.task_id: task for task in operator.task_instances(DEPLOY, run_id)}
     assert tasks[SWITCH].try_number == 2
     assert installation.airflow.supervision.pid(worker) not in killed
-    assert installation.ledger.leases.current("staging") is None
+    lease = installation.ledger.leases.current("staging")
+    # The stop of the old color, which a deployment plans, may have begun.
+    assert lease is None or lease.holder.run_id != run_id
 
 
 def test_every_component_runs(installation: Installation) -> None:

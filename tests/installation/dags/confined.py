@@ -26,7 +26,13 @@ class WaitOperator(BaseOperator):
         """Go on."""
 
 
-@dag(dag_id="confined", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC), default_args={"retries": 2})
+@dag(
+    dag_id="confined",
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    is_paused_upon_creation=False,
+    default_args={"retries": 2},
+)
 def confined() -> None:
     """For each queue: whether it can read staging's login, then a wait."""
     for queue in QUEUES:
