@@ -23,7 +23,7 @@ demo: setup ## the main job: lab, Airflow, and a blue-green deployment under loa
 
 test: setup lint ## lint, types, import rules, and all tests: unit, DAG contract, integration in the lab, browser
 	@echo "test: all tests of $(TESTS)"
-	@$(PYTHON) -m pytest $(TESTS)
+	@scripts/test.sh $(TESTS)
 
 up: setup ## start the lab and Airflow
 	@$(PYTHON) -m lab up

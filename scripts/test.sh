@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs tests in two goes: those that need no lab, one process a core and each file in one of them; then those that share
+# the lab, Airflow and the browser, one after the other. Arguments are pytest's.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+NOTHING_COLLECTED=5
+SHARED="lab or airflow or browser"
+
+.venv/bin/python -m pytest --numprocesses "$(nproc)" --dist loadfile -m "not ($SHARED)" "$@"
+alone=$?
+.venv/bin/python -m pytest -m "$SHARED" "$@"
+shared=$?
+[ "$alone" -eq "$NOTHING_COLLECTED" ] && [ "$shared" -eq "$NOTHING_COLLECTED" ] && exit "$NOTHING_COLLECTED"
+[ "$alone" -eq "$NOTHING_COLLECTED" ] && alone=0
+[ "$shared" -eq "$NOTHING_COLLECTED" ] && shared=0
+exit $((alone != 0 ? alone : shared))
