@@ -27,7 +27,9 @@ from sebenza_ops.evidence import facts
 from sebenza_ops.ledger import Deployment, Ledger
 
 DAG_ID: Final = f"deploy_blue_green.{ENVIRONMENT}"
+STANDARD_DAG_ID: Final = f"deploy_standard.{ENVIRONMENT}"
 SHELL_SCRIPT: Final = Path(__file__).with_name("blue_green.sh")
+ROLLING_SCRIPT: Final = Path(__file__).with_name("rolling.sh")
 APPLICATION_HOSTS: Final = ENVIRONMENTS[ENVIRONMENT].application_hosts
 # The least that the procedure takes; a bake that passes is subtracted from the time that is compared.
 GOOD_BAKE_SECONDS: Final = 5
@@ -38,7 +40,10 @@ URL_LIFETIME_SECONDS: Final = 900
 
 @dataclass(frozen=True)
 class DagDeployment:
-    """A deployment through Airflow: what the load saw, what the ledger says, and how long the run took."""
+    """A deployment through Airflow: what the load saw, what the ledger says, and how long the run took.
+
+    `bake_seconds` is all time in which it only watched.
+    """
 
     report: LoadReport
     record: Deployment
@@ -81,40 +86,53 @@ def other_good_version(session: Session) -> str:
 
 
 def deploy(session: Session, release: Release, *, bake_seconds: int, expected: str = "success") -> DagDeployment:
-    """Deploy through Airflow under load, until the run has ended."""
+    """Deploy blue-green through Airflow under load, until the run has ended."""
+    return _deploy(session, DAG_ID, release, expected, bake_seconds=bake_seconds, keep_warm_seconds=KEEP_WARM_SECONDS)
+
+
+def roll_out(session: Session, release: Release, *, bake_seconds: int) -> DagDeployment:
+    """Deploy host by host through Airflow under load, until the run has ended."""
+    return _deploy(session, STANDARD_DAG_ID, release, "success", bake_seconds=bake_seconds, watch_seconds=bake_seconds)
+
+
+def _deploy(session: Session, dag_id: str, release: Release, expected: str, **times: int) -> DagDeployment:
     _uninstall(release)
-    conf: dict[str, object] = {
-        "version": release.version,
-        "bake_seconds": bake_seconds,
-        "keep_warm_seconds": KEEP_WARM_SECONDS,
-        "force_reason": "benchmark",
-    }
+    conf: dict[str, object] = {"version": release.version, "force_reason": "benchmark", **times}
     with under_load() as load:
-        run_id = session.run(DAG_ID, conf, expected=expected)
+        run_id = session.run(dag_id, conf, expected=expected)
         report = load.stop()
-    run = session.client.dag_run(DAG_ID, run_id)
+    run = session.client.dag_run(dag_id, run_id)
     ledger = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
     return DagDeployment(
         report=report,
-        record=ledger.deployments.get(DAG_ID, run_id),
+        record=ledger.deployments.get(dag_id, run_id),
         run_id=run_id,
         run_seconds=(_moment(run["end_date"]) - _moment(run["start_date"])).total_seconds(),
-        bake_seconds=_bake_seconds(ledger, run_id) if expected == "success" else 0.0,
+        bake_seconds=_watched_seconds(ledger, dag_id, run_id) if expected == "success" else 0.0,
     )
 
 
-def deploy_by_shell(release: Release, then: Callable[[dict[str, float]], None] | None = None) -> ShellDeployment:
-    """Deploy with the plain shell script under load. Raises BenchmarkError with what the script said.
+def deploy_by_shell(
+    release: Release,
+    then: Callable[[dict[str, float]], None] | None = None,
+    *,
+    script: Path = SHELL_SCRIPT,
+    way: str | None = None,
+) -> ShellDeployment:
+    """Deploy with a plain shell script under load. Raises BenchmarkError with what the script said.
 
     Args:
         release: what is deployed.
         then: called with the script's steps when it has ended, while the load goes on.
+        script: which one.
+        way: the script's last argument.
     """
-    _uninstall(release)
+    if way != "pm2-reload":
+        _uninstall(release)
     with tempfile.TemporaryDirectory(prefix="sebenza-benchmark-") as directory, under_load() as load:
-        ended, seconds = _run_script(release, Path(directory))
+        ended, seconds = _run_script(release, Path(directory), script, way)
         if ended.returncode != 0:
-            raise BenchmarkError(f"{SHELL_SCRIPT.name} failed: {ended.stderr.strip()}\n{ended.stdout.strip()}")
+            raise BenchmarkError(f"{script.name} failed: {ended.stderr.strip()}\n{ended.stdout.strip()}")
         steps = {name: float(at) for at, name in (line.split() for line in ended.stdout.splitlines())}
         if then is not None:
             then(steps)
@@ -122,13 +140,15 @@ def deploy_by_shell(release: Release, then: Callable[[dict[str, float]], None] |
     return ShellDeployment(report, seconds, steps)
 
 
-def _run_script(release: Release, directory: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+def _run_script(
+    release: Release, directory: Path, script: Path, way: str | None
+) -> tuple[subprocess.CompletedProcess[str], float]:
     url = _storage().generate_presigned_url(
         "get_object",
         Params={"Bucket": _bucket(), "Key": artifact_key(release.sha)},
         ExpiresIn=URL_LIFETIME_SECONDS,
     )
-    command = [str(SHELL_SCRIPT), release.version, release.sha, release.sha256, url]
+    command = [str(script), release.version, release.sha, release.sha256, url, *([way] if way else [])]
     environment = _script_environment(directory)
     began = time.monotonic()
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
@@ -177,12 +197,14 @@ def _uninstall(release: Release) -> None:
         shutil.rmtree(application_hosts.release_dir(host, release.release_id), ignore_errors=True)
 
 
-def _bake_seconds(ledger: Ledger, run_id: str) -> float:
-    """From the timeline's line that the bake begins to the one that the color has passed."""
-    timeline = facts.load(ledger, DAG_ID, run_id).timeline
-    began = next(entry.at for entry in timeline if entry.mark == "bake")
-    passed = next(entry.at for entry in timeline if entry.at >= began and "has passed" in entry.text)
-    return (passed - began).total_seconds()
+def _watched_seconds(ledger: Ledger, dag_id: str, run_id: str) -> float:
+    """From each line of the timeline that a watch begins to the one that the release passes, summed."""
+    timeline = facts.load(ledger, dag_id, run_id).timeline
+    total = 0.0
+    for began in (entry.at for entry in timeline if entry.mark in ("bake", "host")):
+        passed = next(entry.at for entry in timeline if entry.at >= began and "passe" in entry.text)
+        total += (passed - began).total_seconds()
+    return total
 
 
 def _moment(text: str) -> datetime:

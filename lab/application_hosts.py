@@ -16,7 +16,7 @@ from lab import paths, postgres, remote, supervision
 from lab.accounts import LOGIN_USER, ids, make_directory, write_as
 from lab.addresses import COLOR_PORTS, MAILBOX_HTTP_PORT, endpoint
 from lab.configuration import MAP_FILE, MAP_KEY, color_backend, map_line, render
-from lab.haproxy import runtime_command
+from lab.haproxy import put_into_rotation, runtime_command
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.releases import Artifact
 from lab.secrets import lab_secrets
@@ -232,6 +232,8 @@ def make_live(environment: LabEnvironment, color: str, release_id: str) -> None:
             map_path = paths.host_root(host) / MAP_FILE
             runtime_command(host, f"clear map {map_path}")
             runtime_command(host, f"add map {map_path} {MAP_KEY} {color_backend(color)}")
+            for each in COLOR_PORTS:
+                put_into_rotation(host, color_backend(each))
     for host in environment.change_hosts:
         deployment = paths.host_files(host) / "var/deployment"
         write_as(deployment / "current-color", f"{color}\n", LOGIN_USER)

@@ -39,6 +39,12 @@ def servers(host: str, backend: str) -> dict[str, str]:
     }
 
 
+def put_into_rotation(host: str, backend: str) -> None:
+    """End what a rollout or people did to a backend's servers: none is drained or in maintenance afterwards."""
+    for name in servers(host, backend):
+        runtime_command(host, f"set server {backend}/{name} state ready")
+
+
 def await_servers(host: str, backend: str, deadline_seconds: float = 20.0) -> None:
     """Wait until a load balancer sees every server of a backend up."""
 

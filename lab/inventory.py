@@ -113,6 +113,9 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
     blue_green = document["policies"].get("blue_green")
     if blue_green is not None:
         blue_green |= _LAB_BLUE_GREEN[environment.name]
+    rolling = document["policies"].get("rolling")
+    if rolling is not None:
+        rolling["watch_seconds"] = 5
     return document
 
 

@@ -17,7 +17,8 @@ else
 fi
 printf '== releases\n'
 mkdir -p "$4" 2>/dev/null || :
-for _dir in "$4"/*/; do
+# The newest first; a release's name has no spaces.
+for _dir in $(ls -1dt "$4"/*/ 2>/dev/null); do
   [ -f "$_dir/release.json" ] && basename "$_dir"
 done
 printf '== disk\n'

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from lab.chaos.scenario import Scenario
-from lab.chaos.scenarios import balancers, data, hands, hosts, kills, leases, releases
+from lab.chaos.scenarios import balancers, data, hands, hosts, kills, leases, releases, rolling
 
 GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Workers and tasks that are killed": kills.SCENARIOS,
@@ -16,6 +16,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Two changes at once": leases.SCENARIOS,
     "Releases": releases.SCENARIOS,
     "Users and metrics": data.SCENARIOS,
+    "Standard deployments": rolling.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # Short ones that between them use every way out of a deployment.
@@ -28,6 +29,8 @@ SELECTED: Final = (
     "marker-garbage",
     "superseded-run-cleared",
     "release-is-another",
+    "rolling-task-killed-with-app1-restarted",
+    "rolling-second-host-fails",
 )
 
 

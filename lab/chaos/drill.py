@@ -73,15 +73,14 @@ class Drill:
 
     def deploy(self, version: str | None = None, **conf: Any) -> Run:
         """Start a deployment as the operator, of the next good version unless one is named."""
-        values = {
-            "version": version or self.stage.next_version(self.before),
-            "bake_seconds": BAKE_SECONDS,
-            "keep_warm_seconds": KEEP_WARM_SECONDS,
-            "force_reason": "fault test: deployed on purpose",
-            **conf,
-        }
-        run_id = self.stage.client.trigger(DEPLOY, values, note=f"fault test {self.scenario.name}")
-        run = Run(self.stage.client, self.stage.airflow.supervision, self.stage.records, DEPLOY, run_id)
+        values = {"bake_seconds": BAKE_SECONDS, "keep_warm_seconds": KEEP_WARM_SECONDS, **conf}
+        return self.start(DEPLOY, version or self.stage.next_version(self.before), **values)
+
+    def start(self, dag_id: str, version: str, **conf: Any) -> Run:
+        """Start a deployment of either strategy as the operator."""
+        values = {"version": version, "force_reason": "fault test: deployed on purpose", **conf}
+        run_id = self.stage.client.trigger(dag_id, values, note=f"fault test {self.scenario.name}")
+        run = Run(self.stage.client, self.stage.airflow.supervision, self.stage.records, dag_id, run_id)
         self.runs.append(run)
         return run
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lab.chaos.drill import Drill
 
 DEPLOY: Final = "deploy_blue_green.production"
+STANDARD: Final = "deploy_standard.production"
 
 
 class Live(Enum):

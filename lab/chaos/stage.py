@@ -17,7 +17,7 @@ from lab.airflow.stack import LocalAirflow
 from lab.chaos.drill import Drill
 from lab.chaos.records import Records
 from lab.chaos.run import MissedStateError, Run
-from lab.chaos.scenario import DEPLOY
+from lab.chaos.scenario import DEPLOY, STANDARD
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
 from lab.load.generator import LoadGenerator
@@ -91,13 +91,13 @@ class Stage:
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in (DEPLOY, STOP):
+        for dag_id in (DEPLOY, STANDARD, STOP):
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN or _starts_later(row):
                     continue
                 self.say(f"ending {dag_id} {row['dag_run_id']}, which is {row['state']}")
                 run = Run(self.client, self.airflow.supervision, self.records, dag_id, row["dag_run_id"])
-                if dag_id == DEPLOY:
+                if dag_id != STOP:
                     run.mark_failed()
                 try:
                     run.until_ended(120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,19 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.deployment import steps
 from sebenza_ops.deployment.operators import HOUSEKEEPING_RETRIES, AcquireLeaseOperator
+from sebenza_ops.ledger import Holder, Ledger
 
 
-def outcome(monkeypatch: pytest.MonkeyPatch, *, housekeeping: bool, is_for_now: bool, try_number: int) -> type:
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    found.migrate()
+    return found
+
+
+def outcome(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger, *, housekeeping: bool, is_for_now: bool, try_number: int
+) -> type:
     """The exception that a refused acquire_lease ends with in its n-th try."""
 
     def refuse(*_: Any, **__: Any) -> int:
@@ -21,7 +32,11 @@ def outcome(monkeypatch: pytest.MonkeyPatch, *, housekeeping: bool, is_for_now: 
 
     monkeypatch.setattr(steps, "take_lease", refuse)
     policies = SimpleNamespace(blue_green=None)
-    run = SimpleNamespace(environment=SimpleNamespace(policies=policies))
+    run = SimpleNamespace(
+        environment=SimpleNamespace(policies=policies),
+        holder=Holder("stop_idle_color.staging", "1", "thandi"),
+        ledger=ledger,
+    )
     monkeypatch.setattr(ChangeRun, "from_context", lambda *_: run)
     operator = AcquireLeaseOperator(task_id="acquire_lease", environment="staging", housekeeping=housekeeping)
     monkeypatch.setattr(AcquireLeaseOperator, "purpose", lambda *_: "stop_idle_color")
@@ -36,17 +51,23 @@ def outcome(monkeypatch: pytest.MonkeyPatch, *, housekeeping: bool, is_for_now: 
     return raised.type
 
 
-def test_a_change_that_finds_the_environment_held_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert outcome(monkeypatch, housekeeping=False, is_for_now=True, try_number=1) is AirflowFailException
+def test_a_change_that_finds_the_environment_held_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    assert outcome(monkeypatch, ledger, housekeeping=False, is_for_now=True, try_number=1) is AirflowFailException
 
 
-def test_housekeeping_comes_back_while_the_environment_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_housekeeping_comes_back_while_the_environment_is_held(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     """A color that was kept warm must not stay for ever because a dry run was looking when its time was over."""
     for try_number in (1, HOUSEKEEPING_RETRIES):
-        assert outcome(monkeypatch, housekeeping=True, is_for_now=True, try_number=try_number) is AirflowException
+        assert (
+            outcome(monkeypatch, ledger, housekeeping=True, is_for_now=True, try_number=try_number) is AirflowException
+        )
     last = HOUSEKEEPING_RETRIES + 1
-    assert outcome(monkeypatch, housekeeping=True, is_for_now=True, try_number=last) is AirflowSkipException
+    assert outcome(monkeypatch, ledger, housekeeping=True, is_for_now=True, try_number=last) is AirflowSkipException
 
 
-def test_housekeeping_that_a_later_change_superseded_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert outcome(monkeypatch, housekeeping=True, is_for_now=False, try_number=1) is AirflowSkipException
+def test_housekeeping_that_a_later_change_superseded_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    assert outcome(monkeypatch, ledger, housekeeping=True, is_for_now=False, try_number=1) is AirflowSkipException

@@ -104,7 +104,7 @@ class LoadBalancerUnderTest:
                 hostname=HOSTNAME,
                 health_path="/health",
                 colors=[{"name": c, "backend": b, "port": self.ports[c]} for c, b in BACKENDS.items()],
-                servers=[{"name": "app1", "address": LOOPBACK}],
+                servers=[{"name": name, "address": LOOPBACK} for name in ("app1", "app2")],
                 source_address=None,
             )
         )
@@ -182,6 +182,14 @@ class LoadBalancerUnderTest:
         """Run lb_persist.sh."""
         arguments = [self.socket, self.map_file, "active", BACKENDS[color], self.marker_file, color]
         return run("lb_persist", *self.fenced(), *arguments, **options)
+
+    def rotate(self, state: str, *servers: str, minimum: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run lb_server.sh on blue's servers."""
+        return run("lb_server", *self.fenced(), self.socket, "bk_blue", state, minimum, *servers, **options)
+
+    def statuses(self) -> dict[str, str]:
+        """Blue's servers, each with its status."""
+        return {server.name: server.status for server in self.state().backend("bk_blue").servers}
 
     def state_text(self, shell: str = "dash") -> str:
         """The output of lb_state.sh."""

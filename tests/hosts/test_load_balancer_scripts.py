@@ -48,8 +48,8 @@ def test_state_tells_map_file_marker_and_counters(balancer: LoadBalancerUnderTes
     assert (state.runtime_backend, state.file_backend, state.marker) == ("bk_blue", "bk_blue", "blue")
     assert state.backend("bk_blue").requests_total - before.backend("bk_blue").requests_total == 3
     assert state.backend("bk_green").requests_total == before.backend("bk_green").requests_total
-    assert [server.name for server in state.backend("bk_green").servers] == ["app1"]
-    assert state.backend("bk_green").servers_up == 1
+    assert [server.name for server in state.backend("bk_green").servers] == ["app1", "app2"]
+    assert state.backend("bk_green").servers_up == 2
     assert f"Pid: {state.process_id}" == balancer.worker()
     assert state.version.startswith("2.")
 
@@ -245,3 +245,62 @@ def test_a_file_ahead_of_the_process_switches_at_the_next_reload(own_balancer: L
         assert (state.runtime_backend, state.file_backend) == ("bk_blue", "bk_green"), "the trap is not even seen"
         own_balancer.reload()
         assert own_balancer.color() == "green", "then lb_persist's order would not matter"
+
+
+@pytest.fixture
+def in_rotation(balancer: LoadBalancerUnderTest) -> Iterator[LoadBalancerUnderTest]:
+    """Both of blue's servers are up; and again afterwards."""
+    until(lambda: set(balancer.statuses().values()) == {"UP"}, "both servers are up")
+    yield balancer
+    for name in ("app1", "app2"):
+        balancer.command(f"set server bk_blue/{name} state ready")
+
+
+def test_a_drained_server_gets_no_request_until_it_is_ready(in_rotation: LoadBalancerUnderTest, shell: str) -> None:
+    done = in_rotation.rotate("drain", "app1", shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert in_rotation.statuses() == {"app1": "DRAIN", "app2": "UP"}
+    before = in_rotation.state().backend("bk_blue")
+    assert [in_rotation.color() for _ in range(4)] == ["blue"] * 4
+    after = in_rotation.state().backend("bk_blue")
+    grown = [now.requests_total - then.requests_total for then, now in zip(before.servers, after.servers, strict=True)]
+    assert grown == [0, 4]
+    assert in_rotation.rotate("ready", "app1", shell=shell).returncode == 0
+    assert in_rotation.statuses() == {"app1": "UP", "app2": "UP"}
+
+
+def test_the_minimum_stays_in_rotation(in_rotation: LoadBalancerUnderTest, shell: str) -> None:
+    done = in_rotation.rotate("drain", "app1", "app2", shell=shell)
+    assert done.returncode == 1
+    assert "only 0 servers of bk_blue would be in rotation, 1 are the minimum" in done.stderr
+    assert in_rotation.rotate("drain", "app1", shell=shell).returncode == 0
+    assert in_rotation.rotate("drain", "app2", shell=shell).returncode == 1
+    assert in_rotation.statuses() == {"app1": "DRAIN", "app2": "UP"}
+    # Again is no other thing: a task that was killed does it twice.
+    assert in_rotation.rotate("drain", "app1", shell=shell).returncode == 0
+
+
+def test_what_people_took_out_stays_out(in_rotation: LoadBalancerUnderTest, shell: str) -> None:
+    in_rotation.command("set server bk_blue/app1 state maint")
+    for state in ("drain", "ready"):
+        done = in_rotation.rotate(state, "app1", minimum=0, shell=shell)
+        assert done.returncode == 1
+        assert "is in maintenance (MAINT)" in done.stderr
+    assert in_rotation.statuses()["app1"] == "MAINT"
+
+
+@pytest.mark.parametrize("server", ["app9", "", "app1 app2", "app1;shutdown"])
+def test_a_server_that_haproxy_does_not_have_is_refused(in_rotation: LoadBalancerUnderTest, server: str) -> None:
+    done = in_rotation.rotate("drain", server)
+    assert done.returncode == 1
+    assert f"HAProxy has no server bk_blue/{server}" in done.stderr
+    assert set(in_rotation.statuses().values()) == {"UP"}
+
+
+def test_a_lower_token_moves_no_server(in_rotation: LoadBalancerUnderTest) -> None:
+    in_rotation.token += 1
+    assert in_rotation.rotate("drain", "app1").returncode == 0
+    in_rotation.token -= 1
+    assert in_rotation.rotate("ready", "app1").returncode == 77
+    in_rotation.token += 1
+    assert in_rotation.statuses()["app1"] == "DRAIN"

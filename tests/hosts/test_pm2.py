@@ -61,6 +61,10 @@ class Pm2Host:
     def stop(self, shell: str = "dash", pm2: Path = PM2) -> subprocess.CompletedProcess[str]:
         return run("app_stop", *self.fenced, Path(NODE).parent, self.home, pm2, "sebenza-green", shell=shell)
 
+    def prune(self, *names: str, shell: str = "dash") -> subprocess.CompletedProcess[str]:
+        arguments = [*self.fenced, Path(NODE).parent, self.home, PM2, self.releases, *names]
+        return run("app_prune", *arguments, shell=shell)
+
     def state_text(self, shell: str = "dash") -> str:
         arguments = [Path(NODE).parent, self.home, PM2, self.releases, self.colors, self.markers]
         done = run("app_state", *arguments, shell=shell)
@@ -114,6 +118,37 @@ def test_a_stop_that_pm2_could_not_do_is_no_success(running_host: Pm2Host) -> No
     stopped = running_host.stop(pm2=broken)
     assert stopped.returncode != 0
     assert "could not stop sebenza-green, it may still run: [PM2][ERROR] EPIPE" in stopped.stderr
+
+
+def test_old_releases_go_and_what_runs_stays(running_host: Pm2Host, shell: str) -> None:
+    host = running_host
+    names = [f"v3.{number}.0-{shell}" for number in range(3)]
+    for name in names:
+        host.add_release(name)
+    assert host.start(shell).returncode == 0
+    done = host.prune(names[0], names[2], "v9.9.9-none", shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [names[0]], "the release that a process runs from was asked for, too"
+    left = [name for name in host.state(shell).releases if name in names]
+    assert set(left) == {names[1], names[2]}
+    assert host.stop(shell).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "../releases", "/etc", ".pruned-x"])
+def test_what_is_no_release_is_not_removed(running_host: Pm2Host, name: str) -> None:
+    kept = running_host.releases / "v4.0.0-kept"
+    kept.mkdir(parents=True, exist_ok=True)
+    done = running_host.prune(name)
+    assert done.returncode == 1
+    assert "is no release" in done.stderr
+    assert kept.is_dir()
+
+
+def test_the_newest_release_is_told_first(host: Pm2Host, shell: str) -> None:
+    for age, name in enumerate(("v1.2.0-c", "v1.0.0-a", "v1.1.0-b")):
+        host.add_release(name)
+        os.utime(host.releases / name, (1_000_000 - age, 1_000_000 - age))
+    assert host.state(shell).releases == ("v1.2.0-c", "v1.0.0-a", "v1.1.0-b")
 
 
 def test_a_zombie_neither_starts_nor_stops(running_host: Pm2Host) -> None:

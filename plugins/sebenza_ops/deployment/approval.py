@@ -91,7 +91,7 @@ def briefing(
     parts += ["### Migrations of this release", ", ".join(migrations) or "none"]
     if first is not None:
         parts += ["### Where it ran first", first]
-    back = f"Traffic goes back to {plan.from_release} on {plan.from_color} by itself when a trigger fires"
+    back = f"{plan.way_back[0].upper()}{plan.way_back[1:]} by itself when a trigger fires"
     parts += ["### Way back", f"{back}; later with `rollback.{plan.environment}`."]
     parts += ["### Plan", _listed([f"{step.host}: {step.action}" for step in plan.steps])]
     if plan.warnings:

@@ -153,7 +153,7 @@ class Bake:
         left = max(self._policy.hold_timeout_seconds - held, 0)
         text = (
             f"no data to judge {self._plan.release.release_id} by for {held:.0f} s ({verdict.reason}). Traffic stays "
-            f"on {self._plan.to_color}; without data for another {left:.0f} s it goes back to {self._plan.from_color}"
+            f"on {self._plan.to_color}; without data for another {left:.0f} s {self._plan.way_back}"
         )
         self._run.note(text, "warning")
         self._run.tell_hold(text)

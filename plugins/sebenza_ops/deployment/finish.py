@@ -11,6 +11,7 @@ from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
 from sebenza_ops.deployment.proof import prove_by_requests
+from sebenza_ops.deployment.roll_out import RollOut
 from sebenza_ops.deployment.switch import ReleaseRejectedError, TrafficSwitch
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import Color, Environment
@@ -87,13 +88,14 @@ def end_before_change(run: ChangeRun, failed: list[str]) -> str:
 def _undo_unproven(run: ChangeRun, plan: DeploymentPlan) -> SplitTrafficError | None:
     """Take a release back that has not passed. Returns the split that could not be mended, if there is one."""
     phase = Progress(run).phase
-    if phase is None:
+    if phase is None and plan.strategy == "blue_green":
         _stop_unused_color(run, plan)
     if phase is None or not phase.is_unproven:
         return None
     with TrafficControl(run.environment) as control:
+        change = (RollOut if plan.strategy == "rolling" else TrafficSwitch)(run, plan, control)
         try:
-            TrafficSwitch(run, plan, control).undo("the run ended before the release had passed", None)
+            change.undo("the run ended before the release had passed", None)
         except ReleaseRejectedError as error:
             log.info("%s", error)
         except SplitTrafficError as error:
@@ -178,22 +180,29 @@ def _outcome(
         undo_reason=_undo_reason(run),
         split=str(split) if split else "",
     )
-    live_release = None
-    if plan is not None and live.agreed is not None:
-        live_release = plan.release.release_id if live.agreed is plan.to_color else plan.from_release
     run.record(
         [
             OutcomeFact(
                 outcome=outcome.value,
                 summary=summary,
                 live_color=live.agreed.value if live.agreed else None,
-                live_release=live_release,
+                live_release=_live_release(run, plan, live),
                 failed_task=failed[0] if failed else None,
                 at=datetime.now(UTC),
             )
         ]
     )
     return outcome, summary
+
+
+def _live_release(run: ChangeRun, plan: DeploymentPlan | None, live: LiveTraffic) -> str | None:
+    if plan is None or live.agreed is None:
+        return None
+    if plan.strategy == "blue_green":
+        return plan.release.release_id if live.agreed is plan.to_color else plan.from_release
+    # Between the first host and the last one there is no single answer.
+    phase = Progress(run).phase
+    return {Phase.BAKED: plan.release.release_id, Phase.UNDONE: plan.from_release, None: plan.from_release}.get(phase)
 
 
 def _undo_reason(run: ChangeRun) -> str:

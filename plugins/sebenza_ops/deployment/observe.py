@@ -26,11 +26,15 @@ class TrafficHistory:
     """Differences of the load balancers' counters, by color; survives a counter that begins anew.
 
     A reloaded or restarted HAProxy counts from 0: what it shows then is what happened since, never less than nothing.
+
+    Attributes:
+        servers: Only these servers of the watched color are judged; None: all of it.
     """
 
     environment: Environment
+    servers: frozenset[str] | None = None
     deltas: deque[TrafficDelta] = field(default_factory=deque)
-    _last: dict[tuple[str, Color], tuple[int, int, int]] = field(default_factory=dict)
+    _last: dict[tuple[str, str], tuple[int, int, int]] = field(default_factory=dict)
 
     def add(self, states: LoadBalancerStates, watched: Color, now: float) -> list[TrafficSample]:
         """Take the load balancers' states in; returns this moment's samples of both colors for the evidence."""
@@ -40,14 +44,15 @@ class TrafficHistory:
             if not isinstance(state, LoadBalancerState):
                 continue
             for color in Color:
-                delta = self._delta(name, color, state)
+                delta, servers = self._delta(name, color, state), self._servers_delta(name, color, state)
                 if delta is None:
                     continue
                 samples.append(
                     TrafficSample(at=now, load_balancer=name, color=color.value, requests=delta[0], errors=delta[1])
                 )
                 if color is watched:
-                    requests, errors = requests + delta[0], errors + delta[1]
+                    judged = delta if self.servers is None else servers
+                    requests, errors = requests + judged[0], errors + judged[1]
         self.deltas.append(TrafficDelta(now, requests, errors))
         while self.deltas and self.deltas[0].at < now - KEEP_SECONDS:
             self.deltas.popleft()
@@ -57,9 +62,22 @@ class TrafficHistory:
         backend = state.backends.get(self.environment.application.colors[color].backend)
         if backend is None:
             return None
-        now = (state.process_id, backend.requests_total, backend.responses_5xx)
-        before = self._last.get((name, color))
-        self._last[name, color] = now
+        return self._since(name, color.value, (state.process_id, backend.requests_total, backend.responses_5xx))
+
+    def _servers_delta(self, name: str, color: Color, state: LoadBalancerState) -> tuple[int, int]:
+        """All servers are kept track of, so that one that is judged from now on has its beginning."""
+        requests = errors = 0
+        backend = state.backends.get(self.environment.application.colors[color].backend)
+        for server in backend.servers if backend is not None else ():
+            now = (state.process_id, server.requests_total, server.responses_5xx)
+            delta = self._since(name, f"{color.value}/{server.name}", now)
+            if delta is not None and server.name in (self.servers or ()):
+                requests, errors = requests + delta[0], errors + delta[1]
+        return requests, errors
+
+    def _since(self, name: str, what: str, now: tuple[int, int, int]) -> tuple[int, int] | None:
+        before = self._last.get((name, what))
+        self._last[name, what] = now
         if before is None:
             return None
         if before[0] != now[0] or now[1] < before[1]:

@@ -17,7 +17,7 @@ from sebenza_ops.procedures import refuse_unknown_conf
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from sebenza_ops.deployment.plan import DeploymentPlan
+    from sebenza_ops.deployment.plan import DeploymentPlan, Strategy
 
 # A killed task is started again at once: what it watches goes on without it.
 RETRIES = 2
@@ -153,13 +153,23 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
         release: The release's manifest, as BuildReleaseOperator returns it.
         is_draft: The plan is for people to decide by, and made without the lease; another one is made after.
         approved: The draft that people have decided by; a plan that differs from it is refused.
+        strategy: How the deployment moves traffic.
     """
 
     template_fields = ("release", "approved")
     inherits_from_skipmixin = True
 
-    def __init__(self, *, release: Any, is_draft: bool = False, approved: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        release: Any,
+        is_draft: bool = False,
+        approved: Any = None,
+        strategy: Strategy = "blue_green",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.strategy = strategy
         self.release = release
         self.is_draft = is_draft
         self.approved = approved
@@ -171,12 +181,12 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
 
         run = ChangeRun.from_context(context, self.environment) if self.is_draft else self.begin(context)
         try:
-            plan = plan_deployment(run, self.release, context["params"], is_draft=self.is_draft)
+            plan = plan_deployment(run, self.release, context["params"], is_draft=self.is_draft, strategy=self.strategy)
         except AlreadyLiveError as error:
             run.note(str(error), "success")
             self._skip_the_rest(context)
             return {}
-        except (DeploymentConflictError, ReleaseRefusedError) as error:
+        except (ChangeRefusedError, DeploymentConflictError, ReleaseRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         if self.approved:
@@ -239,6 +249,48 @@ class DeployToIdleColorOperator(PlannedOperator):
                 raise AirflowFailException(str(error)) from error
 
 
+class PrepareHostsOperator(PlannedOperator):
+    """Installs the release on all application hosts at once, and expands the schema; what runs is not touched."""
+
+    def execute(self, context: Context) -> None:
+        """Raises a failure that is not retried when the environment has changed since the plan."""
+        from sebenza_ops.deployment.migrations import SchemaChangeError
+        from sebenza_ops.deployment.steps import PlanOutdatedError, prepare_hosts
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        with run.kept_lease(self.lease_ttl_seconds(run)):
+            try:
+                prepare_hosts(run, self.parsed_plan())
+            except (PlanOutdatedError, FencedOffError, SchemaChangeError) as error:
+                raise AirflowFailException(str(error)) from error
+
+
+class RollOutOperator(PlannedOperator):
+    """Changes the live color's hosts one batch after another, proves and watches each, and goes back on a trigger.
+
+    One task, so that a trigger is acted on within a second; killed, it goes on with the batch that it was at.
+    """
+
+    ui_color = "#c9e4d0"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the requests that the release has answered while it was watched, and how many failed."""
+        from sebenza_ops.deployment.roll_out import RollOut
+        from sebenza_ops.deployment.switch import ReleaseRejectedError, SwitchFailedError
+        from sebenza_ops.deployment.traffic import TrafficControl
+        from sebenza_ops.systems.errors import FencedOffError
+
+        run = self.begin(context)
+        with run.kept_lease(self.lease_ttl_seconds(run)), TrafficControl(run.environment) as control:
+            try:
+                decision = RollOut(run, self.parsed_plan(), control).execute()
+            except (ReleaseRejectedError, SwitchFailedError, FencedOffError) as error:
+                run.note(str(error), "error")
+                raise AirflowFailException(str(error)) from error
+        return {"requests": decision.requests, "errors": decision.errors}
+
+
 class SwitchProveAndBakeOperator(PlannedOperator):
     """Moves traffic on every load balancer, proves it by two sources, watches it, and moves it back on a trigger.
 
@@ -272,13 +324,15 @@ class SwitchProveAndBakeOperator(PlannedOperator):
 
 
 class RecordDeploymentOperator(PlannedOperator):
-    """Writes the last known good release, on the hosts and in the ledger."""
+    """Writes the last known good release, on the hosts and in the ledger; then removes releases that nobody needs."""
 
     def execute(self, context: Context) -> None:
         """Write it everywhere."""
-        from sebenza_ops.deployment.steps import record_deployment
+        from sebenza_ops.deployment.steps import prune_releases, record_deployment
 
-        record_deployment(self.begin(context), self.parsed_plan())
+        run, plan = self.begin(context), self.parsed_plan()
+        record_deployment(run, plan)
+        prune_releases(run, plan)
 
 
 class StopLaterOperator(TriggerDagRunOperator):

@@ -16,6 +16,7 @@ class Phase(StrEnum):
     """How far a deployment's traffic has come."""
 
     SWITCHING = "switching"
+    ROLLING = "rolling"
     BAKING = "baking"
     BAKED = "baked"
     UNDOING = "undoing"
@@ -24,7 +25,7 @@ class Phase(StrEnum):
     @property
     def is_unproven(self) -> bool:
         """Whether traffic may be on the new color without its having passed."""
-        return self in (Phase.SWITCHING, Phase.BAKING, Phase.UNDOING)
+        return self in (Phase.SWITCHING, Phase.ROLLING, Phase.BAKING, Phase.UNDOING)
 
 
 class Progress:
@@ -52,6 +53,10 @@ class Progress:
         """A number kept under `key`, or None."""
         value = self._values.get(key)
         return None if value is None else float(value)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Names kept under `key`."""
+        return tuple(str(name) for name in self._values.get(key) or ())
 
     def text(self, key: str, default: str = "") -> str:
         """A text kept under `key`."""

@@ -12,7 +12,7 @@ from itertools import cycle, islice
 
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.environments.models import Application, Color, Environment, Host, Role
-from sebenza_ops.evidence.facts import ProofFact
+from sebenza_ops.evidence.facts import CounterSnapshot, ProofFact
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.haproxy import LoadBalancerState
 
@@ -213,6 +213,46 @@ def proof_facts(
         for name, proof in counters.items()
     ]
     return facts
+
+
+def counter_snapshots(environment: Environment, states: LoadBalancerStates, label: str) -> list[CounterSnapshot]:
+    """Every load balancer's counters of both colors at this moment, as evidence."""
+    now = datetime.now(UTC)
+    return [
+        CounterSnapshot(
+            at=now,
+            label=label,
+            load_balancer=state.host,
+            backend=ports.backend,
+            color=color.value,
+            requests_total=state.backend(ports.backend).requests_total,
+            responses_5xx=state.backend(ports.backend).responses_5xx,
+            sessions_current=state.backend(ports.backend).sessions_current,
+        )
+        for state in states.values()
+        if isinstance(state, LoadBalancerState)
+        for color, ports in environment.application.colors.items()
+    ]
+
+
+def wrong_answers(
+    color: Color, release_id: str | None, requests: Mapping[str, RequestProof], counters: Mapping[str, CounterProof]
+) -> list[str]:
+    """What contradicts it that all traffic goes to a color's release, by either source, in words.
+
+    Counters that could not be compared (a reload in between, no answer) prove nothing wrong.
+    """
+    wrong = [
+        f"{name}: {proof.matched} of {proof.fresh + proof.keep_alive} answers came from {color} {release_id or ''} "
+        f"({', '.join(proof.others[:2])})"
+        for name, proof in requests.items()
+        if not proof.passed
+    ]
+    return wrong + [
+        f"{name}: its counters show {proof.old_delta} requests to {color.other} and {proof.new_delta} to {color}"
+        for name, proof in counters.items()
+        if not proof.passed and not proof.reason
+    ]
 
 
 def synthetic_paths(application: Application) -> list[str]:

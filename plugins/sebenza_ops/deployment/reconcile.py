@@ -27,6 +27,7 @@ class Reconciliation:
         repairs: Load balancers whose map file or marker does not say what they do, and what is wrong there.
         host_repairs: Application hosts whose marker does not say what the load balancers do, and what is wrong there.
         warnings: What is wrong with the live release's processes, and does not stop a change.
+        live_releases: What the live color runs on each host that answers; None where nothing, or several.
         notices: What else an operator should know; no reason to deploy what is live already.
     """
 
@@ -38,6 +39,7 @@ class Reconciliation:
     host_repairs: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    live_releases: Mapping[str, str | None] = field(default_factory=dict)
 
 
 LoadBalancerStates = Mapping[str, LoadBalancerState | OutsideSystemError]
@@ -63,6 +65,8 @@ def reconcile(
     load_balancers: LoadBalancerStates,
     application_hosts: ApplicationHostStates,
     converge_to: Color | None = None,
+    *,
+    allow_mixed: bool = False,
 ) -> Reconciliation:
     """Compare the load balancers' runtime, their files, PM2's processes and their releases.
 
@@ -71,6 +75,8 @@ def reconcile(
         load_balancers: State of every load balancer of the environment, or why there is none, by host name.
         application_hosts: The same for every application host that is not spare.
         converge_to: When load balancers disagree, the color that an operator has chosen to keep live.
+        allow_mixed: Hosts of the live color that run different releases are no conflict but a warning: a rolling
+            deployment, which is to end that, may have left them so.
     """
     conflicts = [f"{error}" for error in load_balancers.values() if isinstance(error, OutsideSystemError)]
     conflicts += [f"{error}" for error in application_hosts.values() if isinstance(error, OutsideSystemError)]
@@ -84,13 +90,15 @@ def reconcile(
     conflicts += color_conflicts
     if live is None:
         return Reconciliation(live_color=None, conflicts=tuple(conflicts))
-    live_release, release_conflicts, warnings = _live_release(application, hosts, live)
+    live_release, mixed, warnings = _live_release(application, hosts, live)
+    if allow_mixed:
+        warnings, mixed = [*warnings, *mixed], []
     idle_releases = {state.release_of(application.process_name(live.other)) for state in hosts.values()}
     return Reconciliation(
         live_color=live,
         live_release=live_release,
         idle_release=idle_releases.pop() if len(idle_releases) == 1 else None,
-        conflicts=tuple(conflicts + release_conflicts),
+        conflicts=tuple(conflicts + mixed),
         repairs=_repairs(application, load_balancers, live),
         host_repairs={
             name: f"the marker says {_shown(state.marker)}"
@@ -99,6 +107,7 @@ def reconcile(
         },
         warnings=tuple(warnings),
         notices=tuple(_different_last_good(hosts)),
+        live_releases={name: state.release_of(application.process_name(live)) for name, state in hosts.items()},
     )
 
 
@@ -142,7 +151,10 @@ def _live_release(
         shown = ", ".join(f"{name} runs {release}" for name, release in sorted(releases.items()))
         return (
             None,
-            [f"the hosts of the live color {live} run different releases ({shown}): make them one first"],
+            [
+                f"the hosts of the live color {live} run different releases ({shown}): make them one first, with "
+                "deploy_standard"
+            ],
             warnings,
         )
     return (distinct.pop() if distinct else None), [], warnings

@@ -12,18 +12,22 @@ from sebenza_ops.deployment.migrations import expand_schema
 from sebenza_ops.deployment.plan import (
     DeploymentPlan,
     ReleaseRefusedError,
+    Strategy,
     make_plan,
+    make_rolling_plan,
 )
 from sebenza_ops.deployment.progress import Phase, Progress
-from sebenza_ops.deployment.reconcile import reconcile
+from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates, reconcile
 from sebenza_ops.deployment.release import Release, artifact_key
+from sebenza_ops.deployment.retention import releases_to_prune
+from sebenza_ops.deployment.rotation import drained_hosts, restore_rotation
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
 from sebenza_ops.environments.env_file import render_env_file
-from sebenza_ops.environments.models import Color, Role
-from sebenza_ops.ledger import LeaseKind
+from sebenza_ops.environments.models import Color, Environment, Role
+from sebenza_ops.ledger import LeaseKind, LedgerUnavailable
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_secrets import resolve_secrets
-from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
 from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
 
@@ -74,19 +78,25 @@ def take_lease(
 
 
 def plan_deployment(
-    run: ChangeRun, release_data: Mapping[str, Any], params: Mapping[str, Any], *, is_draft: bool = False
+    run: ChangeRun,
+    release_data: Mapping[str, Any],
+    params: Mapping[str, Any],
+    *,
+    is_draft: bool = False,
+    strategy: Strategy = "blue_green",
 ) -> DeploymentPlan:
     """Compare what is live from every side, and plan. Changes nothing but the ledger.
 
     A draft is for people to decide by: it is shown, and not kept as what the run does.
 
     Raises:
-        ReleaseRefusedError: The release is marked bad here, or is live already (AlreadyLiveError).
+        ReleaseRefusedError: The release is marked bad here, or is live already (AlreadyLiveError); or too few hosts
+            would stay in rotation.
         DeploymentConflictError: The environment contradicts itself.
     """
-    environment, policy = run.environment, run.environment.policies.blue_green
-    if policy is None:
-        raise ChangeRefusedError(f"environment {environment.name} has no policy blue_green")
+    environment = run.environment
+    if getattr(environment.policies, strategy) is None:
+        raise ChangeRefusedError(f"environment {environment.name} has no policy {strategy}")
     release = Release.model_validate(release_data)
     _refuse_bad(run, release, str(params.get("force_reason") or ""), is_draft)
     resumed = None if is_draft else _unfinished_plan(run, release)
@@ -99,16 +109,8 @@ def plan_deployment(
         environment.ssh_conn_id,
         lambda session: ApplicationHost(environment, session).state(),
     )
-    chosen = params.get("converge_to")
-    found = reconcile(environment.application, load_balancers, hosts, Color(chosen) if chosen else None)
-    bake, warm = params.get("bake_seconds"), params.get("keep_warm_seconds")
-    plan = make_plan(
-        environment,
-        release,
-        found,
-        bake_seconds=policy.bake_seconds if bake is None else float(bake),
-        keep_warm_seconds=policy.keep_warm_seconds if warm is None else float(warm),
-    )
+    make = _blue_green_plan if strategy == "blue_green" else _rolling_plan
+    plan = make(environment, release, load_balancers, hosts, params)
     run.record([plan.fact()])
     if is_draft:
         run.ledger.deployments.update(run.holder.dag_id, run.holder.run_id, release_id=release.release_id)
@@ -125,6 +127,54 @@ def plan_deployment(
     return plan
 
 
+def _blue_green_plan(
+    environment: Environment,
+    release: Release,
+    load_balancers: LoadBalancerStates,
+    hosts: ApplicationHostStates,
+    params: Mapping[str, Any],
+) -> DeploymentPlan:
+    policy = environment.policies.blue_green
+    assert policy is not None
+    chosen = params.get("converge_to")
+    return make_plan(
+        environment,
+        release,
+        reconcile(environment.application, load_balancers, hosts, Color(chosen) if chosen else None),
+        bake_seconds=_given(params, "bake_seconds", policy.bake_seconds),
+        keep_warm_seconds=_given(params, "keep_warm_seconds", policy.keep_warm_seconds),
+    )
+
+
+def _rolling_plan(
+    environment: Environment,
+    release: Release,
+    load_balancers: LoadBalancerStates,
+    hosts: ApplicationHostStates,
+    params: Mapping[str, Any],
+) -> DeploymentPlan:
+    policy, judging = environment.policies.rolling, environment.policies.blue_green
+    assert policy is not None
+    assert judging is not None
+    found = reconcile(environment.application, load_balancers, hosts, allow_mixed=True)
+    live = found.live_color
+    return make_rolling_plan(
+        environment,
+        release,
+        found,
+        batch_size=int(_given(params, "batch_size", policy.batch_size)),
+        minimum_in_rotation=policy.minimum_in_rotation,
+        watch_seconds=_given(params, "watch_seconds", policy.watch_seconds),
+        bake_seconds=_given(params, "bake_seconds", judging.bake_seconds),
+        out_of_rotation=drained_hosts(environment, live, load_balancers) if live is not None else (),
+    )
+
+
+def _given(params: Mapping[str, Any], name: str, default: float) -> float:
+    value = params.get(name)
+    return float(default if value is None else value)
+
+
 def _unfinished_plan(run: ChangeRun, release: Release) -> DeploymentPlan | None:
     """The plan of this very run, when it was cleared or died with traffic on a color that has not passed yet.
 
@@ -135,6 +185,9 @@ def _unfinished_plan(run: ChangeRun, release: Release) -> DeploymentPlan | None:
     if progress.phase is None:
         return None
     plan = DeploymentPlan.model_validate(record.plan) if record.plan else None
+    if plan is not None and plan.strategy == "rolling" and progress.phase is not Phase.UNDONE:
+        run.note(f"going on where this run was stopped: phase {progress.phase}")
+        return plan
     if plan is not None and plan.release.release_id == release.release_id and progress.phase is not Phase.UNDONE:
         with TrafficControl(run.environment) as control:
             colors = set(colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS)).values())
@@ -182,6 +235,21 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
 
 
 @kept_sessions()
+def prepare_hosts(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Install the release on all hosts at once and expand the schema; what runs is not touched.
+
+    Raises as `deploy_to_idle_color`.
+    """
+    if Progress(run).phase is not None:
+        run.note("the roll-out of this run has begun: nothing to prepare")
+        return
+    _repair(run, plan)
+    _fetch(run, plan)
+    if plan.release.migrations:
+        _expand_schema(run, plan)
+
+
+@kept_sessions()
 def install_and_start(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Install a release where it is missing and start its color, which has no traffic. The schema stays as it is."""
     _install(run, plan)
@@ -189,23 +257,32 @@ def install_and_start(run: ChangeRun, plan: DeploymentPlan) -> None:
 
 
 def _install(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Fetch the release, and configure the color for it."""
+    _fetch(run, plan)
     environment = run.environment
-    source = _artifact_source(run, plan.release)
     secrets = resolve_secrets(environment)
+
+    def configure(session: HostSession) -> None:
+        text = render_env_file(environment, plan.to_color, session.host, plan.release.release_id, secrets)
+        ApplicationHost(environment, session).configure(run.fence, plan.to_color, plan.release.release_id, text)
+
+    hosts = [environment.host(name) for name in plan.hosts]
+    raise_first_error(on_hosts(hosts, environment.ssh_conn_id, configure))
+    run.note(f"{plan.to_color} is configured for {plan.release.release_id} on {', '.join(plan.hosts)}")
+
+
+def _fetch(run: ChangeRun, plan: DeploymentPlan) -> None:
+    environment, release = run.environment, plan.release
+    source = _artifact_source(run, release)
 
     def install(session: HostSession) -> str:
         host = ApplicationHost(environment, session)
-        release = plan.release
-        done = host.install(run.fence, release.release_id, release.sha256, release.size_bytes, source)
-        text = render_env_file(environment, plan.to_color, session.host, release.release_id, secrets)
-        host.configure(run.fence, plan.to_color, release.release_id, text)
-        return done
+        return host.install(run.fence, release.release_id, release.sha256, release.size_bytes, source)
 
-    hosts = [environment.host(name) for name in plan.hosts]
-    installed = on_hosts(hosts, environment.ssh_conn_id, install)
+    installed = on_hosts([environment.host(name) for name in plan.hosts], environment.ssh_conn_id, install)
     raise_first_error(installed)
     for name, done in installed.items():
-        run.note(f"{plan.release.release_id} {done}, verified by SHA-256, configured for {plan.to_color}", host=name)
+        run.note(f"{release.release_id} {done}, verified by SHA-256", host=name)
 
 
 def _artifact_source(run: ChangeRun, release: Release) -> str:
@@ -226,6 +303,8 @@ def _start(run: ChangeRun, plan: DeploymentPlan) -> None:
     hosts = [environment.host(name) for name in plan.hosts]
     raise_first_error(on_hosts(hosts, environment.ssh_conn_id, start))
     run.note(f"{plan.to_color} started on {', '.join(plan.hosts)}")
+    with TrafficControl(environment) as control:
+        restore_rotation(run, control, plan.to_color, plan.hosts)
 
 
 def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
@@ -263,6 +342,41 @@ def record_deployment(run: ChangeRun, plan: DeploymentPlan) -> None:
     _write_markers(run, [host.name for host in changed_hosts(environment)], markers)
     run.ledger.releases.set_last_known_good(environment.name, plan.release.release_id, run.holder)
     run.note(f"{plan.release.release_id} is the last known good release of {environment.name}", "success")
+
+
+@kept_sessions()
+def prune_releases(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Remove old releases from the application hosts, but none that a rollback may need. Notes what could not be.
+
+    Object storage keeps them all: a rollback to one that was removed fetches it again.
+    """
+    environment, keep = run.environment, run.environment.policies.retention.releases
+    if run.is_journaled:
+        run.note("no old release was removed: the ledger is down, and does not tell which are good", "warning")
+        return
+    try:
+        good = [known.release_id for known in run.ledger.releases.known_good(environment.name, limit=keep)]
+    except LedgerUnavailable as error:
+        run.note(f"no old release was removed, the ledger does not tell which are good: {error}", "warning")
+        return
+
+    def prune(session: HostSession) -> tuple[str, ...]:
+        host = ApplicationHost(environment, session)
+        state = host.state()
+        protected = {plan.release.release_id, plan.from_release, state.last_good_release, *plan.previous.values()}
+        protected |= {process.cwd.rstrip("/").rsplit("/", 1)[-1] for process in state.processes or ()}
+        protected |= {*good[:2], *state.good_releases[:2]}
+        gone = releases_to_prune(state.releases, {name for name in protected if name}, keep)
+        return host.prune(run.fence, gone) if gone else ()
+
+    answers = on_hosts(environment.hosts_with_role(Role.APPLICATION), environment.ssh_conn_id, prune)
+    for name, answer in answers.items():
+        if isinstance(answer, FencedOffError):
+            raise answer
+        if isinstance(answer, OutsideSystemError):
+            run.note(f"old releases could not be removed: {answer}", "warning", host=name)
+        elif answer:
+            run.note(f"removed {', '.join(answer)}; the newest {keep} stay", host=name)
 
 
 def _write_markers(run: ChangeRun, names: list[str], markers: Mapping[str, str]) -> None:

@@ -7,7 +7,6 @@ balancers. Started again after a kill, it goes on from where they are.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.bake import Bake, BakeDecision
@@ -15,11 +14,18 @@ from sebenza_ops.deployment.judge import Trigger
 from sebenza_ops.deployment.observe import TrafficHistory, servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
-from sebenza_ops.deployment.proof import TrustError, proof_facts, prove_by_counters, prove_by_requests, trusted_context
+from sebenza_ops.deployment.proof import (
+    TrustError,
+    counter_snapshots,
+    proof_facts,
+    prove_by_counters,
+    prove_by_requests,
+    trusted_context,
+    wrong_answers,
+)
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import BlueGreenPolicy, Color
-from sebenza_ops.evidence.facts import CounterSnapshot
 from sebenza_ops.ledger import LedgerUnavailable
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 from sebenza_ops.systems.haproxy import LoadBalancerState
@@ -38,6 +44,14 @@ class ReleaseRejectedError(Exception):
 
 class SwitchFailedError(Exception):
     """Traffic could not be moved; all of it is on the old color."""
+
+
+def mark_bad(run: ChangeRun, release_id: str, reason: str) -> None:
+    """Refuse a release in the run's environment from now on. A ledger that is down does not stop the way back."""
+    try:
+        run.ledger.releases.mark_bad(run.environment.name, release_id, reason, run.holder)
+    except LedgerUnavailable as error:
+        run.note(f"{release_id} could not be marked bad, do not deploy it again: {error}", "warning")
 
 
 class TrafficSwitch:
@@ -86,7 +100,7 @@ class TrafficSwitch:
         ).run()
         if not decision.passed:
             self.undo(decision.reason, decision.trigger)
-        self.run.record(self._snapshot(self.control.states(), "after the bake"))
+        self.run.record(counter_snapshots(self.environment, self.control.states(), "after the bake"))
         text = f"{self.plan.to_color} has passed: {decision.requests} requests, {decision.errors} failed"
         self.run.note(text, "success", mark="drain")
         self.progress.save(phase=Phase.BAKED)
@@ -105,7 +119,7 @@ class TrafficSwitch:
         self.bring_back(back, self.plan.from_release, reason, "switch back")
         self.progress.save(phase=Phase.UNDONE)
         if bad:
-            self._mark_bad(reason)
+            mark_bad(self.run, self.plan.release.release_id, reason)
         mark = " The release is marked bad here." if bad else ""
         raise ReleaseRejectedError(
             f"{self.plan.release.release_id} was taken back: {reason}. All traffic is on {back} "
@@ -126,13 +140,6 @@ class TrafficSwitch:
         # Before anything that needs the ledger: a reload must not bring the rejected color back.
         self._persist(color)
         return self._prove(color, release_id, step)
-
-    def _mark_bad(self, reason: str) -> None:
-        name, release_id = self.environment.name, self.plan.release.release_id
-        try:
-            self.run.ledger.releases.mark_bad(name, release_id, reason, self.run.holder)
-        except LedgerUnavailable as error:
-            self.run.note(f"{release_id} could not be marked bad, do not deploy it again: {error}", "warning")
 
     def _refuse_dead_target(self, states: LoadBalancerStates, back: Color, reason: str) -> None:
         """There is no way back to a color without a healthy server: traffic stays, and people must know."""
@@ -179,7 +186,7 @@ class TrafficSwitch:
             self._sample(states)
             problems = self._problems_before_switch(states)
             if not problems:
-                self.run.record(self._snapshot(states, "before"))
+                self.run.record(counter_snapshots(self.environment, states, "before"))
                 return
             if time.monotonic() >= until:
                 raise SwitchFailedError(
@@ -264,19 +271,13 @@ class TrafficSwitch:
         after = self.control.states()
         self._sample(after)
         counters = prove_by_counters(self.environment, color, before, after)
-        self.run.record([*proof_facts(color, requests, counters, step), *self._snapshot(after, f"after the {step}")])
-        wrong = [
-            f"{name}: {proof.matched} of {proof.fresh + proof.keep_alive} answers came from {color} {release_id or ''} "
-            f"({', '.join(proof.others[:2])})"
-            for name, proof in requests.items()
-            if not proof.passed
-        ]
-        # Counters that could not be compared (a reload in between, no answer) are reported, they prove nothing wrong.
-        wrong += [
-            f"{name}: its counters show {proof.old_delta} requests to {color.other} and {proof.new_delta} to {color}"
-            for name, proof in counters.items()
-            if not proof.passed and not proof.reason
-        ]
+        self.run.record(
+            [
+                *proof_facts(color, requests, counters, step),
+                *counter_snapshots(self.environment, after, f"after the {step}"),
+            ]
+        )
+        wrong = wrong_answers(color, release_id, requests, counters)
         for text in [f"{name}: {proof.reason}" for name, proof in counters.items() if proof.reason]:
             self.run.note(f"proof of the {step} without its counters: {text}", "warning")
         if not wrong:
@@ -326,21 +327,3 @@ class TrafficSwitch:
     def _sample(self, states: LoadBalancerStates) -> None:
         """Keep both colors' traffic for the report, so that it shows the switch and not only what came after it."""
         self.run.record(self._history.add(states, self.plan.to_color, time.time()))
-
-    def _snapshot(self, states: LoadBalancerStates, label: str) -> list[CounterSnapshot]:
-        now = datetime.now(UTC)
-        return [
-            CounterSnapshot(
-                at=now,
-                label=label,
-                load_balancer=state.host,
-                backend=ports.backend,
-                color=color.value,
-                requests_total=state.backend(ports.backend).requests_total,
-                responses_5xx=state.backend(ports.backend).responses_5xx,
-                sessions_current=state.backend(ports.backend).sessions_current,
-            )
-            for state in states.values()
-            if isinstance(state, LoadBalancerState)
-            for color, ports in self.environment.application.colors.items()
-        ]

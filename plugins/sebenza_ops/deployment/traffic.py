@@ -7,7 +7,7 @@ parallel, so that one that hangs keeps nobody waiting.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +27,7 @@ PATIENT_TIMEOUT_SECONDS = 20.0
 # the others go back: traffic must not stay divided while somebody waits.
 SWITCH_TIMEOUT_SECONDS = 5.0
 PERSIST_TIMEOUT_SECONDS = 30.0
+PROBE_TIMEOUT_SECONDS = 12.0
 ABANDON_AFTER_SECONDS = 20.0
 RETRY_PAUSE_SECONDS = 0.5
 
@@ -90,6 +91,24 @@ class TrafficControl:
     def persist(self, color: Color, fence: Fence) -> Mapping[str, OutsideSystemError | None]:
         """Make `color` survive a reload on all load balancers: map file, then marker."""
         return self._on_all("persist", lambda balancer: balancer.persist(color, fence), PERSIST_TIMEOUT_SECONDS)
+
+    def rotate(
+        self, color: Color, servers: Sequence[str], *, in_rotation: bool, minimum: int, fence: Fence
+    ) -> Mapping[str, OutsideSystemError | None]:
+        """Put servers of a color into rotation, or drain them, on all load balancers at once; what went wrong, by name.
+
+        Each load balancer itself refuses a drain that would leave fewer than `minimum` other servers in rotation.
+        """
+        return self._on_all(
+            "rotate",
+            lambda balancer: balancer.rotate(color, servers, in_rotation=in_rotation, minimum=minimum, fence=fence),
+            SWITCH_TIMEOUT_SECONDS,
+        )
+
+    def probe(self, urls: Sequence[str]) -> dict[str, str | None]:
+        """Ask URLs from every load balancer's place: the answers as the waits judge them, None without one."""
+        answers = self._on_all("probe", lambda balancer: balancer.probe_text(urls, 2.0), PROBE_TIMEOUT_SECONDS)
+        return {name: answer if isinstance(answer, str) else None for name, answer in answers.items()}
 
     def warm_up(self, urls: list[str], requests_each: int) -> Mapping[str, tuple[int, int] | OutsideSystemError]:
         """Ask the idle color from every load balancer's place: (answered, failed) by load balancer."""

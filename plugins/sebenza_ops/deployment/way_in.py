@@ -17,6 +17,7 @@ from sebenza_ops.deployment.operators import (
     PlanDeploymentOperator,
 )
 from sebenza_ops.deployment.params import check_deployment_params
+from sebenza_ops.deployment.plan import Strategy
 from sebenza_ops.deployment.way_in_operators import (
     BriefOperator,
     DeployFirstOperator,
@@ -65,7 +66,7 @@ class WayIn:
     ready: BaseOperator
 
 
-def way_in(environment: Environment, strategy: str) -> WayIn:
+def way_in(environment: Environment, strategy: Strategy) -> WayIn:
     """Make the tasks. Inside a DAG's definition.
 
     Args:
@@ -77,22 +78,26 @@ def way_in(environment: Environment, strategy: str) -> WayIn:
     return _by_policy(environment, environment.policies.deployment or DeploymentPolicy(), strategy)
 
 
-def _at_once(environment: Environment, strategy: str) -> WayIn:
+def _at_once(environment: Environment, strategy: Strategy) -> WayIn:
     name = environment.name
     lease = AcquireLeaseOperator(
         task_id="acquire_lease", environment=name, check=check_deployment_params, strategy=strategy
     )
     release = BuildReleaseOperator(task_id="ensure_release", environment=name, version="{{ params.version }}")
-    plan = PlanDeploymentOperator(task_id="plan_deployment", environment=name, release=release.output)
+    plan = PlanDeploymentOperator(
+        task_id="plan_deployment", environment=name, release=release.output, strategy=strategy
+    )
     chain(lease, release, plan)
     return WayIn(lease, plan, plan)
 
 
-def _by_policy(environment: Environment, policy: DeploymentPolicy, strategy: str) -> WayIn:
+def _by_policy(environment: Environment, policy: DeploymentPolicy, strategy: Strategy) -> WayIn:
     name = environment.name
     reserved = ReserveOperator(task_id="reserve", environment=name, check=check_deployment_params, strategy=strategy)
     release = BuildReleaseOperator(task_id="ensure_release", version="{{ params.version }}")
-    draft = PlanDeploymentOperator(task_id="draft_plan", environment=name, release=release.output, is_draft=True)
+    draft = PlanDeploymentOperator(
+        task_id="draft_plan", environment=name, release=release.output, is_draft=True, strategy=strategy
+    )
     chain(reserved, release, draft)
     last: BaseOperator = draft
     if policy.gates:
@@ -110,7 +115,11 @@ def _by_policy(environment: Environment, policy: DeploymentPolicy, strategy: str
         trigger_rule=PASSED_OR_SKIPPED,
     )
     plan = PlanDeploymentOperator(
-        task_id="plan_deployment", environment=name, release=release.output, approved=draft.output
+        task_id="plan_deployment",
+        environment=name,
+        release=release.output,
+        approved=draft.output,
+        strategy=strategy,
     )
     chain(last, lease, plan)
     # What is before may be skipped; a task whose predecessors are all skipped is skipped too.

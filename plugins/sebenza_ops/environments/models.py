@@ -51,6 +51,7 @@ from sebenza_ops.environments.policies import (
     PagerDutyChannel,
     Policies,
     Retention,
+    RollingPolicy,
     ScalingPolicy,
     SlackChannel,
     SmokeTest,
@@ -92,6 +93,7 @@ __all__ = [
     "Policies",
     "Retention",
     "Role",
+    "RollingPolicy",
     "ScalingPolicy",
     "Service",
     "ServiceManager",
@@ -215,6 +217,7 @@ class Environment(Model):
                         NOTHING,
                         f"expected at least one host with role {role} (policies.blue_green needs it)",
                     )
+        yield from self._check_rolling()
         replicas = self.database.replicas
         found = len(self.hosts_with_role(Role.DATABASE, include_spare=True))
         if replicas and found < replicas + 1:
@@ -227,6 +230,24 @@ class Environment(Model):
                 ("policies", "scaling", "maximum_hosts"),
                 scaling.maximum_hosts,
                 f"expected at least minimum_hosts ({scaling.minimum_hosts})",
+            )
+
+    def _check_rolling(self) -> Iterator[Finding]:
+        rolling = self.policies.rolling
+        if rolling is None:
+            return
+        if self.policies.blue_green is None:
+            yield Finding(
+                ("policies", "blue_green"), NOTHING, "expected, because policies.rolling judges by its numbers"
+            )
+        hosts = len(self.hosts_with_role(Role.APPLICATION))
+        # Without any host, what blue-green needs is said already.
+        if hosts and hosts - rolling.batch_size < rolling.minimum_in_rotation:
+            yield Finding(
+                ("policies", "rolling", "minimum_in_rotation"),
+                rolling.minimum_in_rotation,
+                f"expected at most {max(hosts - rolling.batch_size, 0)}: of {hosts} application hosts, "
+                f"{rolling.batch_size} at a time (batch_size) are out of rotation",
             )
 
     def _check_monitoring(self) -> Iterator[Finding]:

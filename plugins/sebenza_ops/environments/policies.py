@@ -244,6 +244,10 @@ class Retention(Model):
     ] = 30
     local_backups_days: Annotated[Days, Field(description="Backups on the host. Manual, Database Backups: 7 days.")] = 7
     logs_days: Annotated[Days, Field(description="Rotated logs. Manual, Log Management: rotate 30, daily.")] = 30
+    releases: Annotated[
+        int,
+        Field(ge=2, description="Installed releases on each application host. Ours: 5, as Kamal and Capistrano."),
+    ] = 5
     tmp_days: Annotated[Days, Field(description="Files in /tmp. Manual, Daily Tasks: 3 days.")] = 3
     var_tmp_days: Annotated[Days, Field(description="Files in /var/tmp. Manual, Daily Tasks: 7 days.")] = 7
 
@@ -323,6 +327,28 @@ class BlueGreenPolicy(Model):
     ] = 120
 
 
+class RollingPolicy(Model):
+    """How a standard deployment replaces the live color's release host by host.
+
+    Watched and judged by the numbers of the blue-green policy, which it needs.
+    """
+
+    batch_size: Annotated[
+        int, Field(ge=1, description="So many hosts are changed at once. Ours: 1, one host at a time.")
+    ] = 1
+    minimum_in_rotation: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="So many hosts stay in rotation on every load balancer, whatever happens. Ours: 1. "
+            "With more hosts, all but one or two.",
+        ),
+    ] = 1
+    watch_seconds: Annotated[
+        Seconds, Field(description="Watch each batch for so long before the next one is changed. Ours: 30 s.")
+    ] = 30
+
+
 class MigrationPolicy(Model):
     """How long a migration may wait and work, and how it is tested before."""
 
@@ -388,6 +414,9 @@ class Policies(Model):
         DeploymentPolicy | None, Field(description="What comes before a deployment, whatever its strategy.")
     ] = None
     blue_green: Annotated[BlueGreenPolicy | None, Field(description="Blue-green deployments.")] = None
+    rolling: Annotated[
+        RollingPolicy | None, Field(description="Standard deployments: rolling, inside the live color.")
+    ] = None
     migrations: Annotated[MigrationPolicy, Field(description="Changes of the database's schema.")] = MigrationPolicy()
     backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (
         BackupBeforeChangePolicy()

@@ -22,7 +22,7 @@ Width = Literal["wide", "narrow"]
 Points = list[tuple[float, float]]
 """Time in seconds from the chart's origin, and value. A NaN value is a hole: nothing was measured there."""
 
-MARK_LABELS = {"switch": "switch", "switch_back": "switch back", "bake": "bake", "drain": "drain"}
+MARK_LABELS = {"switch": "switch", "switch_back": "switch back", "bake": "bake", "drain": "drain", "host": "host"}
 
 # Stand-ins that matplotlib can draw with; each becomes the CSS variable of its name.
 _INKS = {

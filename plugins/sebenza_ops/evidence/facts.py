@@ -42,7 +42,7 @@ UtcMoment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astime
 """A timezone-aware datetime, kept as UTC. A naive one is refused: nobody can tell what it means."""
 
 Level = Literal["info", "warning", "error", "success"]
-Mark = Literal["switch", "switch_back", "bake", "drain"]
+Mark = Literal["switch", "switch_back", "bake", "drain", "host"]
 JudgementVerdict = Literal["pass", "fail", "no_data"]
 GateVerdict = Literal["pass", "fail", "no_data", "waived", "skipped"]
 OutcomeVerdict = Literal["succeeded", "failed", "refused", "rejected", "rolled_back", "planned", "split"]

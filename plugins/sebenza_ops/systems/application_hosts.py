@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sebenza_ops.environments.models import Color, Environment
@@ -31,7 +32,8 @@ class ProcessState:
 class ApplicationHostState:
     """What an application host holds and runs. `processes` is None when PM2's daemon does not run.
 
-    `good_releases` are those that were verified here, the newest first; empty where the host keeps no list of them.
+    `releases` are the installed ones, the newest first; `good_releases` those that were verified here, the newest
+    first, and empty where the host keeps no list of them.
     """
 
     host: str
@@ -172,6 +174,18 @@ class ApplicationHost:
             self._application.process_name(color),
         ]
         self.session.run_script("app_stop", arguments, timeout_seconds=60)
+
+    def prune(self, fence: Fence, release_ids: Sequence[str]) -> tuple[str, ...]:
+        """Remove installed releases. Returns those that are gone; one that a process runs from stays."""
+        arguments = [
+            *self.fenced(fence),
+            self._application.node_bin_dir,
+            self._path(self._application.pm2_home),
+            self._application.pm2_path,
+            self._path(self._application.releases_dir),
+            *release_ids,
+        ]
+        return tuple(self.session.run_script("app_prune", arguments, timeout_seconds=120).stdout.split())
 
     def write_marker(self, fence: Fence, name: str, value: str) -> None:
         """Write a one-line file of the marker directory: `current-color`, `last-good-release`, `good-releases`."""

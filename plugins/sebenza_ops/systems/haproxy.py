@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -27,6 +27,8 @@ class ServerState:
     name: str
     status: str
     sessions_current: int
+    requests_total: int = 0
+    responses_5xx: int = 0
 
     @property
     def is_up(self) -> bool:
@@ -37,6 +39,11 @@ class ServerState:
     def is_out_on_purpose(self) -> bool:
         """Whether people or a procedure took the server out of rotation ("MAINT", "MAINT (via x)", "DRAIN")."""
         return self.status.startswith(("MAINT", "DRAIN"))
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it passes its health checks and gets no new requests ("DRAIN"); DOWN while the checks fail."""
+        return self.status.startswith("DRAIN")
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class BackendState:
     def servers_up(self) -> int:
         """How many servers pass their health checks."""
         return sum(server.is_up for server in self.servers)
+
+    def named(self, names: Collection[str]) -> tuple[ServerState, ...]:
+        """The servers with these names."""
+        return tuple(server for server in self.servers if server.name in names)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,13 @@ def parse_stat(text: str) -> dict[str, BackendState]:
     servers: dict[str, list[ServerState]] = {}
     for row in rows:
         if row.get("type") == "2":
-            state = ServerState(row["svname"], row["status"], _number(row, "scur"))
+            state = ServerState(
+                name=row["svname"],
+                status=row["status"],
+                sessions_current=_number(row, "scur"),
+                requests_total=_number(row, "stot"),
+                responses_5xx=_number(row, "hrsp_5xx"),
+            )
             servers.setdefault(row["pxname"], []).append(state)
     return {
         row["pxname"]: BackendState(
@@ -228,11 +245,35 @@ class LoadBalancer:
         ]
         self.session.run_script("lb_persist", arguments)
 
+    def rotate(self, color: Color, servers: Sequence[str], *, in_rotation: bool, minimum: int, fence: Fence) -> None:
+        """Put servers of a color into rotation, or drain them, in the running process only, verified by reading back.
+
+        A drain that would leave fewer than `minimum` other servers in rotation is refused by the same command, and so
+        is a server in maintenance, which people took out.
+
+        Raises:
+            FencedOffError: A later change holds the environment.
+            OutsideSystemError: It was refused; what is in rotation has not changed, or not for all servers.
+        """
+        state = "ready" if in_rotation else "drain"
+        arguments = [
+            *fence.arguments(self._state_dir),
+            self._socket,
+            self.backend_of(color),
+            state,
+            str(minimum),
+            *servers,
+        ]
+        self.session.run_script("lb_server", arguments, timeout_seconds=25.0)
+
     def probe(self, urls: Sequence[str], timeout_seconds: float = 3.0) -> dict[str, tuple[int, str]]:
         """Ask URLs from this host. Returns (HTTP status, body) by URL; status 0 where nobody answered."""
+        return parse_probe(self.probe_text(urls, timeout_seconds))
+
+    def probe_text(self, urls: Sequence[str], timeout_seconds: float = 3.0) -> str:
+        """Ask URLs from this host. Returns the script's own words, as the waits judge them."""
         arguments = [f"{timeout_seconds:g}", self.environment.public_hostname, *urls]
-        result = self.session.run_script("lb_probe", arguments, timeout_seconds=timeout_seconds + 10)
-        return parse_probe(result.stdout)
+        return self.session.run_script("lb_probe", arguments, timeout_seconds=timeout_seconds + 10).stdout
 
     def warm_up(self, urls: Sequence[str], requests_each: int) -> tuple[int, int]:
         """Ask every URL `requests_each` times from this host. Returns how many answered below 500, and how many not."""
