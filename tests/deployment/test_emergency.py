@@ -123,7 +123,7 @@ def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_wh
     go_to(operator, "v1.1.0")
     assert ended(operator, "stop_idle_color.staging", {"color": "blue"})[0] == "success"
 
-    with faults.kill("storage", "storage"), faults.metrics_absent(), ledger_down():
+    with faults.kill("storage", "rclone"), faults.metrics_absent(), ledger_down():
         state, tasks, run_id = ended(operator, ROLLBACK, {"reason": REASON, "mark_bad": False})
 
     assert (state, live()) == ("success", ("blue", "v1.0.0"))
