@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 # The package is below plugins/, the lab and the tests are in the project's root.
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up down status run break-glass bench chaos lint lock
+.PHONY: help setup demo test up down status run break-glass bench chaos lint lock base-images compose-test
 DAG ?=
 CONF ?= {}
 REASON ?=
@@ -13,7 +13,7 @@ AS = operator
 TESTS ?= tests
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install everything that the project needs (Debian, Python and npm packages); quick when nothing is to do
 	@scripts/setup.sh
@@ -53,6 +53,13 @@ bench: setup ## every measurement beside its baseline; writes build/bench.json
 
 chaos: setup ## the fault matrix, all of it; writes build/chaos.json
 	@$(PYTHON) -m lab.chaos
+
+base-images: ## a stand-in for the base image of the Dockerfile, where no image registry is reachable
+	@scripts/engine.sh scripts/base-images.sh
+
+# The stand-in is used where the image that DEBIAN_IMAGE names can't be had.
+compose-test: setup ## build and boot docker-compose.yaml on a container engine, deploy on it, kill a worker
+	@scripts/engine.sh scripts/compose-test.sh
 
 lint: setup ## style, types and import rules
 	@echo "lint: style"; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

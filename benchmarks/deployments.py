@@ -149,13 +149,14 @@ def _run_script(
         ExpiresIn=URL_LIFETIME_SECONDS,
     )
     command = [str(script), release.version, release.sha, release.sha256, url, *([way] if way else [])]
-    environment = _script_environment(directory)
+    environment = script_environment(directory)
     began = time.monotonic()
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
     return ended, time.monotonic() - began
 
 
-def _script_environment(directory: Path) -> dict[str, str]:
+def script_environment(directory: Path) -> dict[str, str]:
+    """What the shell scripts need to know of the lab; the SSH configuration is made in the directory."""
     environment = load_inventory(paths.ENVIRONMENTS_DIR).environments[ENVIRONMENT]
     policy = environment.policies.blue_green
     if policy is None:

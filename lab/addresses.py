@@ -60,3 +60,7 @@ def address(host: str) -> str:
 def endpoint(host: str, port: int) -> str:
     """`address:port` of a service on a host of the lab."""
     return f"{address(host)}:{port}"
+
+
+if __name__ == "__main__":
+    print("\n".join(address(host) for host in HOST_NAMES))

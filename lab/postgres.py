@@ -181,9 +181,8 @@ def _ensure_database(host: str, environment: LabEnvironment) -> None:
             )
             # What procedures read beyond their own tables: sessions, replication, statement statistics.
             cursor.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(role)))
-        if environment.name == "staging":
-            # Migrations are tested on a copy beside it.
-            cursor.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(role)))
+        # Migrations are tested on a copy beside it, and a backup is restored beside it to take its place.
+        cursor.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(role)))
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (environment.database_name,))
         if cursor.fetchone() is None:
             cursor.execute(

@@ -1,4 +1,4 @@
-"""A private PostgreSQL 15 for tests: a fresh cluster on a Unix socket, gone afterwards."""
+"""A private PostgreSQL 15 for tests: a fresh cluster on a Unix socket, or on a loopback port, gone afterwards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ BINARIES = Path("/usr/lib/postgresql/15/bin")
 
 
 class PostgresServer:
-    """A running server; it listens on no network address, so it can't collide with anything."""
+    """A running server; without a port it listens on no network address, so it can't collide with anything.
 
-    def __init__(self) -> None:
+    Args:
+        port: Of the loopback interface, for clients that want a host and a port.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port
         # A short path: the socket's must fit into 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="sebenza-pg-"))
         self._data = self.directory / "data"
@@ -31,7 +36,8 @@ class PostgresServer:
         # Durability is not what these tests are about, and fsync would cost most of their time.
         # The time zone is one in which a naive time would be wrong by hours and a half.
         options = (
-            f"-c listen_addresses='' -c unix_socket_directories='{self.directory}' "
+            f"-c listen_addresses='{'127.0.0.1' if self.port else ''}' -c port={self.port or 5432} "
+            f"-c unix_socket_directories='{self.directory}' "
             "-c fsync=off -c timezone=Asia/Kolkata"
         )
         log = str(self.directory / "server.log")
@@ -59,7 +65,7 @@ class PostgresServer:
         engine.dispose()
 
     def _url(self, database: str, options: dict[str, str] | None = None) -> str:
-        query = {"host": str(self.directory), **(options or {})}
+        query = {"host": str(self.directory), "port": str(self.port or 5432), **(options or {})}
         return URL.create("postgresql+psycopg", "postgres", database=database, query=query).render_as_string()
 
     def _run(self, program: str, *arguments: str) -> None:

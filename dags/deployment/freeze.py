@@ -26,6 +26,7 @@ Nothing is in its way.
 from airflow.sdk import Param, dag
 
 from sebenza_ops.deployment.lease_operators import FreezeOperator
+from sebenza_ops.deployment.params import MOMENT_PATTERN
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import procedure_defaults, procedure_id, reason_param
@@ -45,6 +46,8 @@ def make_dag(environment: Environment) -> None:
                 "until": Param(
                     type="string",
                     format="date-time",
+                    # Airflow does not check the format.
+                    pattern=MOMENT_PATTERN,
                     description="The end, with its time zone, at most 90 days away: 2026-12-24T16:00:00+02:00.",
                 ),
                 "reason": reason_param("Why nothing may change; shown to everybody who is refused.", required=True),

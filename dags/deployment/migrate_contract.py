@@ -98,7 +98,7 @@ def make_dag(environment: Environment) -> None:
             task_id="decide",
             environment=name,
             subject=f"Run the contract migrations of {name}?",
-            body="{{ ti.xcom_pull('plan_contract')['text'] }}\n\nReason given: {{ params.reason }}",
+            body="{{ ti.xcom_pull('plan_contract')['text'] }}\n\nReason given: {{ params.reason.split() | join(' ') }}",
             approve="Take the old schema away",
             response_timeout=decide_time,
         )

@@ -60,7 +60,7 @@ def make_dag(environment: Environment) -> None:
             task_id="decide",
             environment=name,
             subject=f"Take the lease of {name} from its holder?",
-            body="{{ ti.xcom_pull('show_lease')['text'] }}\n\nReason given: {{ params.reason }}",
+            body="{{ ti.xcom_pull('show_lease')['text'] }}\n\nReason given: {{ params.reason.split() | join(' ') }}",
             approve="Hand it back",
             response_timeout=timedelta(hours=1),
         )

@@ -27,6 +27,7 @@ is nothing to stop.
 from airflow.sdk import Param, dag
 
 from sebenza_ops.deployment.operators import AcquireLeaseOperator, ReleaseLeaseOperator, StopIdleColorOperator
+from sebenza_ops.deployment.params import TARGET_PATTERN
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import procedure_defaults, procedure_id
@@ -47,7 +48,7 @@ def make_dag(environment: Environment) -> None:
                 "release_id": Param(
                     "",
                     type="string",
-                    maxLength=200,
+                    pattern=TARGET_PATTERN,
                     description="Stop it only while it runs this release; empty: whatever runs there.",
                 ),
             },

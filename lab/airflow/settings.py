@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import paths
+from lab.airflow.celery import CelerySettings
+from sebenza_ops.environments.queues import DEFAULT_QUEUE
 
 DEFAULT_PORT = 8080
 ADDRESS = "127.0.0.1"
@@ -45,6 +47,7 @@ class AirflowSettings:
         plugins_folder: on the path of every Airflow process.
         environments_directory: the inventory (``SEBENZA_ENVIRONMENTS``).
         connections_file: Airflow connections, read anew at each look-up.
+        celery: PostgreSQL, Redis and workers in place of SQLite and LocalExecutor.
     """
 
     home: Path
@@ -53,6 +56,7 @@ class AirflowSettings:
     plugins_folder: Path = paths.CHECKOUT / "plugins"
     environments_directory: Path = paths.ENVIRONMENTS_DIR
     connections_file: Path = paths.CONNECTIONS_FILE
+    celery: CelerySettings | None = None
 
     @property
     def url(self) -> str:
@@ -107,14 +111,21 @@ class AirflowSettings:
         """Write ``airflow.cfg`` (owner only) and return its path."""
         self.home.mkdir(parents=True, exist_ok=True)
         parser = configparser.RawConfigParser()
-        parser.read_dict(self._sections())
+        parser.read_dict(self.sections())
         text = io.StringIO()
         parser.write(text)
         path = self.home / "airflow.cfg"
         write_private(path, text.getvalue())
         return path
 
-    def _sections(self) -> dict[str, dict[str, str]]:
+    def sections(self) -> dict[str, dict[str, str]]:
+        """The sections of ``airflow.cfg``."""
+        found = self._local_sections()
+        for name, values in (self.celery.sections() if self.celery is not None else {}).items():
+            found[name] = found.get(name, {}) | values
+        return found
+
+    def _local_sections(self) -> dict[str, dict[str, str]]:
         keys = self._keys()
         bundles = [
             {
@@ -139,6 +150,8 @@ class AirflowSettings:
                 "killed_task_cleanup_time": "10",
                 "min_serialized_dag_update_interval": "5",
             },
+            # Procedures that serve all environments; the others wait in the queue of theirs.
+            "operators": {"default_queue": DEFAULT_QUEUE},
             "database": {
                 "sql_alchemy_conn": f"sqlite:///{self.database_file}",
             },

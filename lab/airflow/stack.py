@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from lab import paths
 from lab.airflow.client import AirflowApiError, AirflowClient
+from lab.airflow.components import components
 from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
-from lab.airflow.supervision import COMPONENTS, ComponentError, Supervision
-from lab.airflow.users import ROLES, User, load_or_create_users, pipeline_permissions
+from lab.airflow.supervision import ComponentError, Supervision
+from lab.airflow.users import User, load_or_create_users
+from sebenza_ops.installation.roles import ROLES, pipeline_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # Far above what it takes (about 25 s on two idle cores): a busy machine is no failure.
-READY_SECONDS = 300
+READY_SECONDS = 600
 POLL_SECONDS = 0.5
 # A file that yields no DAG (no environment has the policy) shows up nowhere; it counts as parsed after this.
 NO_DAG_SECONDS = 8
-PIPELINE_PREFIXES = ("build_release", "deploy_")
 
 
 class AirflowUnavailableError(RuntimeError):
@@ -102,7 +103,7 @@ class LocalAirflow:
         self.settings.write_configuration()
         self.settings.logs_directory.mkdir(parents=True, exist_ok=True)
         self._prepare_metadata()
-        self._say("starting " + ", ".join(COMPONENTS))
+        self._say("starting " + ", ".join(component.name for component in components(self.settings)))
         try:
             self.supervision.start()
         except ComponentError as error:
@@ -125,7 +126,8 @@ class LocalAirflow:
         parts = [version("apache-airflow-core"), version("apache-airflow-providers-fab"), repr(ROLES), users_text]
         wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         marker = self.settings.home / "prepared"
-        if self.settings.database_file.exists() and marker.exists() and marker.read_text() == wanted:
+        is_there = self.settings.celery is not None or self.settings.database_file.exists()
+        if is_there and marker.exists() and marker.read_text() == wanted:
             return
         self._say("preparing the metadata database, roles and users")
         log = self.settings.logs_directory / "prepare.log"
@@ -192,8 +194,7 @@ class LocalAirflow:
 
     def _grant_pipeline_access(self, dag_ids: list[str]) -> None:
         """Give the pipeline's role the right to start deployments, one DAG at a time."""
-        allowed = [dag_id for dag_id in dag_ids if dag_id.startswith(PIPELINE_PREFIXES)]
-        wanted = pipeline_permissions(allowed)
+        wanted = pipeline_permissions(dag_ids)
         with self.client("admin") as client:
             role = client.request("GET", "/auth/fab/v1/roles/Pipeline")
             present = {(row["action"]["name"], row["resource"]["name"]) for row in role["actions"]}

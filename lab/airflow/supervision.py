@@ -1,4 +1,4 @@
-"""The four Airflow components under one supervisor.
+"""Airflow's components under one supervisor.
 
 supervisord starts each component, starts it again within a second or two when it dies, and keeps its output. It
 is made the reaper of all that they leave behind (a killed scheduler's workers, say), so that its
@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import io
 import os
+import shlex
 import subprocess
 import sys
 import xmlrpc.client
@@ -20,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
+from lab.airflow.components import Component, components
+from lab.airflow.settings import AirflowSettings, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+#: The local Airflow's; one with Celery has others (`lab.airflow.components`).
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 STOP_SECONDS = 15
@@ -173,22 +176,17 @@ class Supervision:
                 "rpcinterface:supervisor": {
                     "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
                 },
-                **{f"program:{name}": self._program(name, logs) for name in COMPONENTS},
+                **{f"program:{each.name}": self._program(each, logs) for each in components(self._settings)},
             }
         )
         text = io.StringIO()
         parser.write(text)
         return text.getvalue()
 
-    def _program(self, name: str, logs: Path) -> dict[str, str]:
-        arguments = {
-            "api-server": f"--host {ADDRESS} --port {self._settings.port}",
-            # Task logs are on this machine's disk; no second server for them, and none beyond loopback.
-            "scheduler": "--skip-serve-logs",
-            "triggerer": "--skip-serve-logs",
-        }
+    def _program(self, component: Component, logs: Path) -> dict[str, str]:
         return {
-            "command": f"{sys.executable} -m airflow {name} {arguments.get(name, '')}".strip(),
+            "command": shlex.join([sys.executable, "-m", "airflow", *component.arguments]),
+            "environment": ",".join(f"{name}={_quoted(value)}" for name, value in component.environment.items()),
             "directory": str(self._settings.home),
             "autostart": "true",
             "autorestart": "true",
@@ -198,11 +196,16 @@ class Supervision:
             "stopwaitsecs": str(STOP_SECONDS - 5),
             "stopasgroup": "true",
             "killasgroup": "true",
-            "stdout_logfile": str(logs / f"{name}.log"),
+            "stdout_logfile": str(logs / f"{component.name}.log"),
             "stdout_logfile_maxbytes": "20MB",
             "stdout_logfile_backups": "1",
             "redirect_stderr": "true",
         }
+
+
+def _quoted(value: str) -> str:
+    """A value of supervisor's `environment`, which it reads as a shell would, after its own % expansion."""
+    return shlex.quote(value).replace("%", "%%")
 
 
 def _merge(first: list[psutil.Process], second: list[psutil.Process]) -> list[psutil.Process]:

@@ -58,6 +58,8 @@ def main() -> int:
             say(f"{result.outcome}: {result.detail}")
             results.append(result)
             keep(result, arguments.output)
+        # Production as others expect it; a scenario that demands gates leaves them to the next one.
+        stage.demand_gates(False)
     finally:
         stage.close()
     unsafe = [result.name for result in results if not result.is_safe]

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from lab.chaos.scenario import Scenario
-from lab.chaos.scenarios import balancers, data, hands, hosts, kills, leases, releases, rolling
+from lab.chaos.scenarios import balancers, data, gates, hands, hosts, kills, leases, releases, rollbacks, rolling
 
 GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Workers and tasks that are killed": kills.SCENARIOS,
@@ -17,6 +17,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Releases": releases.SCENARIOS,
     "Users and metrics": data.SCENARIOS,
     "Standard deployments": rolling.SCENARIOS,
+    "Gates, approvals and rollbacks": (*rollbacks.SCENARIOS, *gates.SCENARIOS),
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # Short ones that between them use every way out of a deployment.
@@ -31,6 +32,9 @@ SELECTED: Final = (
     "release-is-another",
     "rolling-task-killed-with-app1-restarted",
     "rolling-second-host-fails",
+    "rollback-between-the-load-balancers",
+    "rollback-killed-after-the-move",
+    "ci-script-killed-and-rerun",
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import faults
 from lab.chaos.run import POLL_SECONDS, MissedStateError, Run
-from lab.chaos.scenario import DEPLOY, Scenario
+from lab.chaos.scenario import DEPLOY, ROLLBACK, Scenario
 from lab.checker import Verdict
 from lab.fault_register import Fault
 from lab.load.generator import LoadGenerator
@@ -79,7 +79,15 @@ class Drill:
     def start(self, dag_id: str, version: str, **conf: Any) -> Run:
         """Start a deployment of either strategy as the operator."""
         values = {"version": version, "force_reason": "fault test: deployed on purpose", **conf}
-        run_id = self.stage.client.trigger(dag_id, values, note=f"fault test {self.scenario.name}")
+        return self.follows(dag_id, self.stage.client.trigger(dag_id, values, note=f"fault test {self.scenario.name}"))
+
+    def roll_back(self, **conf: Any) -> Run:
+        """Start a rollback as the operator."""
+        values = {"reason": f"fault test {self.scenario.name}", **conf}
+        return self.follows(ROLLBACK, self.stage.client.trigger(ROLLBACK, values))
+
+    def follows(self, dag_id: str, run_id: str) -> Run:
+        """A run that was started just now, to be judged with the others."""
         run = Run(self.stage.client, self.stage.airflow.supervision, self.stage.records, dag_id, run_id)
         self.runs.append(run)
         return run

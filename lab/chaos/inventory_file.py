@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import yaml
@@ -11,15 +11,23 @@ from lab import paths
 
 
 @contextmanager
-def changed_policy(environment: str = "production", **values: object) -> Iterator[None]:
-    """Change values of an environment's blue-green policy; the file is as before at the end of the block.
+def changed_policy(environment: str = "production", policy: str = "blue_green", **values: object) -> Iterator[None]:
+    """Change values of one of an environment's policies; the file is as before at the end of the block.
 
     Tasks read the inventory when they start.
     """
+    with changed_policies(environment, blue_green=values):
+        yield
+
+
+@contextmanager
+def changed_policies(environment: str, **policies: Mapping[str, object]) -> Iterator[None]:
+    """Change values of some of an environment's policies, or give it ones that it has not; as `changed_policy`."""
     file = paths.ENVIRONMENTS_DIR / f"{environment}.yaml"
     before = file.read_text()
     content = yaml.safe_load(before)
-    content["policies"]["blue_green"].update(values)
+    for name, values in policies.items():
+        content["policies"].setdefault(name, {}).update(values)
     _replace(file.name, yaml.safe_dump(content, sort_keys=False))
     try:
         yield

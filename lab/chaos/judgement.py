@@ -76,7 +76,7 @@ def _judge_messages(drill: Drill, run: Run) -> None:
     """Exactly one message on each channel for every failure of a run, and none for a success."""
     # Nobody is woken up by a run that was refused before it touched anything.
     lease = run.tasks().get("acquire_lease")
-    refused = run.outcome()[0] in ("", "refused") or (lease is not None and lease.state == "failed")
+    refused = run.outcome()[0] in ("", "refused", "rejected") or (lease is not None and lease.state == "failed")
     awaited: dict[Channel, int] = {"slack": run.failures, "pagerduty": 0 if refused else run.failures}
     give_up_at = time.monotonic() + MESSAGES_TIMEOUT_SECONDS
     while any(len(failure_messages(drill, run, channel)) < count for channel, count in awaited.items()):
@@ -100,7 +100,9 @@ def failure_messages(drill: Drill, run: Run, channel: Channel) -> list[str]:
             about = message["dedup_key"] == run.dedup_key and message["payload"].get("event_action") == "trigger"
         else:
             about = f"Run: {run.dag_id} {run.run_id}" in text
-        if about and not any(word in text.partition("\n")[0] for word in ("holds traffic", "succeeded")):
+        if about and not any(
+            word in text.partition("\n")[0] for word in ("holds traffic", "waits for an answer", "succeeded")
+        ):
             found.append(text[:160])
     return found
 

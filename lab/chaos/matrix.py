@@ -38,6 +38,27 @@ A scenario is safe when all of this holds, and unsafe otherwise; what is wrong i
 - For every failed run exactly one message is on Slack, and one page on PagerDuty; a run that was refused before it
   touched anything pages nobody.
 """
+_ELSEWHERE: Final = """## Played in the tests
+
+These need no users' requests to be judged by, or share an expensive state with others; they happen for real as well.
+
+"""
+# Test file → what is broken there.
+_TESTS: Final = {
+    "tests/deployment/test_way_in.py": "the approval is rejected; it is given by the requester; the version moves "
+    "after it; a gate has no data and is waived",
+    "tests/deployment/test_gates.py": "a changed byte of an attestation, another key, nonsense",
+    "tests/deployment/test_migrations.py": "a lock conflict that goes away or stays, a half-applied or failing "
+    "migration, two runs at once, a fenced run, on a real PostgreSQL",
+    "tests/hosts/test_migration_test.py": "a migration's test on a copy that fails, is killed, or is of another "
+    "artifact",
+    "tests/deployment/test_migrate_contract.py": "contract migrations that a running release or the way back still "
+    "needs",
+    "tests/deployment/test_rollback_procedure.py": "a rollback in a deployment's bake; to a stopped color; to a "
+    "release that is bad, unknown or live already",
+    "tests/airflow/test_hostile_conf.py": "200 hostile confs over the API: shell, options, paths, templates, SQL, "
+    "control characters, sizes, wrong types",
+}
 # Measured: a scenario takes half a minute to two.
 _SECONDS_EACH: Final = 50
 
@@ -59,7 +80,8 @@ def page() -> str:
                 ]
             )
         )
-    return "\n".join(parts)
+    rows = [f"| {what} | `{test}` |" for test, what in _TESTS.items()]
+    return "\n".join([*parts, _ELSEWHERE + "\n".join(["| what is broken | test |", "|---|---|", *rows, ""])])
 
 
 def _row(scenario: Scenario) -> str:

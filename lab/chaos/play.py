@@ -43,7 +43,7 @@ def _play(stage: Stage, scenario: Scenario) -> tuple[list[str], list[str]]:
 
 
 def _play_once(stage: Stage, scenario: Scenario) -> tuple[Drill, str | None]:
-    before = stage.prepare()
+    before = stage.prepare(gated=scenario.gated)
     load = stage.load() if scenario.has_load else None
     drill = Drill(stage, scenario, before, load)
     missed = None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEPLOY: Final = "deploy_blue_green.production"
 STANDARD: Final = "deploy_standard.production"
+ROLLBACK: Final = "rollback.production"
 
 
 class Live(Enum):
@@ -71,6 +72,7 @@ class Scenario:
         has_load: Whether users send requests meanwhile.
         tolerates: Parts of the checker's findings that the fault explains, each with the reason.
         procedure: The procedure under test.
+        gated: Production demands its gates, staging first, and the approval of somebody else.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Scenario:
     has_load: bool = True
     tolerates: tuple[tuple[str, str], ...] = ()
     procedure: str = DEPLOY
+    gated: bool = False
 
 
 @dataclass(frozen=True)

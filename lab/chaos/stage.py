@@ -10,14 +10,14 @@ from typing import Final
 
 import psutil
 
-from lab import addresses, application_hosts, checker, estate, faults, paths
+from lab import addresses, application_hosts, checker, estate, faults, inventory, paths
 from lab.addresses import MAILBOX_HTTP_PORT
 from lab.airflow.client import FINISHED_RUN, AirflowApiError
 from lab.airflow.stack import LocalAirflow
 from lab.chaos.drill import Drill
 from lab.chaos.records import Records
 from lab.chaos.run import MissedStateError, Run
-from lab.chaos.scenario import DEPLOY, STANDARD
+from lab.chaos.scenario import DEPLOY, ROLLBACK, STANDARD
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
 from lab.load.generator import LoadGenerator
@@ -27,10 +27,12 @@ ENVIRONMENT: Final = "production"
 LOAD_BALANCERS: Final = ("lb1", "lb2")
 APPLICATION_HOSTS: Final = ("app1", "app2")
 STOP: Final = f"stop_idle_color.{ENVIRONMENT}"
+STAGING: Final = "deploy_blue_green.staging"
 RATE_PER_SECOND: Final = 100
 # The one that is not live is deployed; only the two whose artifacts are soon there.
 GOOD_VERSIONS: Final = ("v1.1.0", "v1.0.0", "v1.2.0")
 LEASE_WAIT_SECONDS: Final = 40.0
+PARSE_WAIT_SECONDS: Final = 90.0
 
 
 class StageError(Exception):
@@ -49,14 +51,15 @@ class Stage:
         self.airflow = airflow
         self.say = say
         self.client = airflow.client("operator")
-        self._admin = airflow.client("admin")
+        self.admin = airflow.client("admin")
+        self.approver = airflow.client("approver")
         self.records = Records(paths.LAB_DIR / "ledger/ledger.db")
         self.mailbox = Mailbox(f"http://{addresses.endpoint('mailbox', MAILBOX_HTTP_PORT)}")
 
     def close(self) -> None:
         """Close the connections."""
-        self.client.close()
-        self._admin.close()
+        for client in (self.client, self.admin, self.approver):
+            client.close()
 
     def next_version(self, live: Verdict) -> str:
         """The good version to deploy next: not the one that is live."""
@@ -67,8 +70,11 @@ class Stage:
         balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in LOAD_BALANCERS}
         return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE_PER_SECOND)
 
-    def prepare(self) -> Verdict:
+    def prepare(self, *, gated: bool = False) -> Verdict:
         """Mend what is broken, end what runs, and put a good release live on one color. Returns what is live.
+
+        Args:
+            gated: Whether production demands its gates, staging first, and an approval.
 
         Raises StageError when that is not possible.
         """
@@ -76,6 +82,7 @@ class Stage:
             faults.mend()
         self._end_runs()
         self._await_free_lease()
+        self.demand_gates(gated)
         verdict = checker.check(ENVIRONMENT)
         if verdict.problems or not self._is_good(verdict):
             self.say(f"resetting {ENVIRONMENT}: {'; '.join(verdict.problems) or f'{verdict.release} is live'}")
@@ -85,13 +92,30 @@ class Stage:
             raise StageError(f"{ENVIRONMENT} is not in order after a reset: {'; '.join(verdict.problems)}")
         return verdict
 
+    def demand_gates(self, on: bool) -> None:
+        """Let production demand its gates, or nothing; returns when Airflow has read the DAG that follows from it."""
+        if paths.GATES_FILE.exists() is on:
+            return
+        self.say(f"production demands {'its gates' if on else 'nothing'} from now on")
+        inventory.set_gates(on)
+        self.parse_until(lambda: ("approve" in self.client.task_ids(DEPLOY)) is on, f"gates are {on}")
+
+    def parse_until(self, is_read: Callable[[], bool], what: str) -> None:
+        """Have Airflow read the deployment's DAG again, now. Raises StageError when it is not as awaited soon."""
+        give_up_at = time.monotonic() + PARSE_WAIT_SECONDS
+        self.admin.parse_again(DEPLOY)
+        while not is_read():
+            if time.monotonic() > give_up_at:
+                raise StageError(f"Airflow has not read {DEPLOY} anew within {PARSE_WAIT_SECONDS:g} s: {what}")
+            time.sleep(0.5)
+
     def _is_good(self, verdict: Verdict) -> bool:
         return any(str(verdict.release).startswith(f"{version}-") for version in GOOD_VERSIONS)
 
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in (DEPLOY, STANDARD, STOP):
+        for dag_id in (DEPLOY, STANDARD, ROLLBACK, STAGING, STOP):
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN or _starts_later(row):
                     continue
@@ -130,7 +154,7 @@ class Stage:
             for number in range(4):
                 stop = f"after__{run.run_id}__{number}"
                 try:
-                    self._admin.request("DELETE", f"/dags/{STOP}/dagRuns/{stop}")
+                    self.admin.request("DELETE", f"/dags/{STOP}/dagRuns/{stop}")
                 except AirflowApiError:
                     break
 

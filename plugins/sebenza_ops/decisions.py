@@ -79,6 +79,7 @@ class HumanDecisionOperator(HITLOperator):
     safe_to_retry = True
     ui_color = "#f6dfc8"
     REJECT = "Reject"
+    UNTOUCHED = "Nothing was changed."
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class HumanDecisionOperator(HITLOperator):
         context["task_state_store"].delete(OPEN)
         if "error" in event:
             missing = DecisionMissingError(f"nobody has answered {self.subject!r} within {self.response_timeout}")
-            raise AirflowFailException(f"{missing}. Nothing was changed.") from missing
+            raise AirflowFailException(f"{missing}. {self.UNTOUCHED}") from missing
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"] or {}
         name = str(user.get("name") or user.get("id") or "unknown")
@@ -139,7 +140,7 @@ class HumanDecisionOperator(HITLOperator):
         if answer["chosen_options"] != [self.approve]:
             self._write_audit(context, "decision.rejected", name, reason)
             rejected = DecisionRejectedError(f"{name} has rejected {self.subject!r}{f': {reason}' if reason else ''}")
-            raise AirflowFailException(f"{rejected}. Nothing was changed.") from rejected
+            raise AirflowFailException(f"{rejected}. {self.UNTOUCHED}") from rejected
         refusal = self.refusal(context, name)
         if refusal is None and self.ask_reason and len(reason) < MINIMUM_REASON_LENGTH:
             refusal = f"approving needs a reason of at least {MINIMUM_REASON_LENGTH} characters"
@@ -213,7 +214,7 @@ class HumanDecisionOperator(HITLOperator):
             ledger.audit.append("decision.asked", holder.actor, self.environment, str(holder), detail)
         elif digest not in asked:
             outdated = DecisionOutdatedError(f"{self.subject!r} was asked before in this run, with other facts")
-            raise AirflowFailException(f"{outdated}, which are still shown. Nothing was changed. Start a new run.")
+            raise AirflowFailException(f"{outdated}, which are still shown. {self.UNTOUCHED} Start a new run.")
 
     def _ask_again(self, context: Context, why: str) -> None:
         """Park again, with the rest of the time that people have. Airflow keeps the first question's text."""
@@ -222,7 +223,7 @@ class HumanDecisionOperator(HITLOperator):
         left = self.response_timeout - (datetime.now(UTC) - asked_at) if self.response_timeout else timedelta(0)
         if left <= timedelta(0):
             missing = DecisionMissingError(why)
-            raise AirflowFailException(f"{missing}. No time is left for another answer, nothing was changed.")
+            raise AirflowFailException(f"{missing}. No time is left for another answer. {self.UNTOUCHED}")
         upsert_hitl_detail(
             ti_id=context["ti"].id,
             options=self.options,

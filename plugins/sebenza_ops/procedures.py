@@ -14,6 +14,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.conf_keys import unknown_conf_message
+from sebenza_ops.environments.queues import queue_of
 
 if TYPE_CHECKING:
     from sebenza_ops.environments.models import Environment
@@ -49,6 +50,11 @@ MAX_ACTIVE_TASKS: Final = 16
 RUN_TYPES: Final = ("manual", "scheduled", "operator_triggered", "asset_triggered", "asset_materialization")
 
 
+# Text for people, of any alphabet. Control characters but line feeds and tabs have no place in logs and messages, and
+# PostgreSQL keeps neither NUL nor half of a surrogate pair.
+REASON_PATTERN: Final = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]*$"
+
+
 def procedure_id(procedure: str, environment: Environment | None) -> str:
     """The DAG id of a procedure: `<procedure>.<environment>`, or its name alone when it serves all environments."""
     return procedure if environment is None else f"{procedure}.{environment.name}"
@@ -69,7 +75,8 @@ def procedure_defaults(
     A scheduled procedure starts paused, so that a new installation changes nothing by itself; one on demand
     is ready to be pressed. Tasks are not retried unless their operator says that it may be
     (`safe_to_retry`), which then sets its own retries.
-    A conf with unknown keys is refused before the first task.
+    A conf with unknown keys is refused before the first task. Tasks wait in the queue of their environment, so that
+    an installation with several workers can keep its credentials on some of them; LocalExecutor has no queues.
 
     Args:
         environment: whom the procedure changes; None for a procedure that serves all.
@@ -92,6 +99,7 @@ def procedure_defaults(
     tags.add("on-demand" if schedule is None else "scheduled")
     default_args = {
         "owner": OWNERS[chapter],
+        "queue": queue_of(environment),
         "retries": 0,
         "execution_timeout": execution_timeout,
         "pre_execute": check_first_task,
@@ -118,8 +126,8 @@ def procedure_defaults(
 def reason_param(description: str, *, required: bool = False) -> Param:
     """A parameter for the reason of an unusual request: free text for people, kept in the audit, never executed."""
     if required:
-        return Param(type="string", minLength=10, maxLength=500, description=description)
-    return Param("", type="string", maxLength=500, description=description)
+        return Param(type="string", minLength=10, maxLength=500, pattern=REASON_PATTERN, description=description)
+    return Param("", type="string", maxLength=500, pattern=REASON_PATTERN, description=description)
 
 
 def plan_only_param() -> Param:

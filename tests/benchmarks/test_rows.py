@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.__main__ import IN_THE_LAB, NAMES, PARSING
 from benchmarks.bad_releases import seconds_to_safe
+from benchmarks.rollbacks import seconds_to_release
 from benchmarks.rows import Row, table, write_rows
 from benchmarks.session import BenchmarkError
 from lab.load.report import LoadReport, Request
@@ -20,6 +21,9 @@ PROMISED = {
     "blue_green.bad_release_to_safe_seconds",
     "blue_green.slow_release_to_safe_seconds",
     "blue_green.dag_wall_seconds",
+    "rollback.warm_seconds",
+    "rollback.cold_seconds",
+    "rollback.failed_requests",
     "airflow.task_overhead_seconds",
     "dags.parse_seconds_per_file",
 }
@@ -78,6 +82,26 @@ def test_a_slow_answer_is_bad_from_the_moment_it_was_asked_for() -> None:
 def test_a_release_that_was_never_bad_gives_no_number() -> None:
     with pytest.raises(BenchmarkError, match="nothing to measure"):
         seconds_to_safe(_report(_request(10.0, 10.1)), BAD)
+
+
+def test_all_traffic_is_back_after_the_last_request_that_another_release_answered_or_nobody() -> None:
+    old = "v1.2.0-ba9876543210"
+    report = _report(
+        _request(9.0, 9.1),
+        _request(11.0, 11.1),
+        _request(12.0, 12.1, release=old),
+        _request(13.5, 13.6, release="", outcome="connect_error", status=0),
+        _request(14.0, 14.1, release=old),
+    )
+
+    assert seconds_to_release(report, old, 10.0) == pytest.approx(3.5)
+
+
+def test_a_way_back_that_nobody_saw_gives_no_number() -> None:
+    with pytest.raises(BenchmarkError, match="nothing to measure"):
+        seconds_to_release(_report(_request(10.0, 10.1)), "v1.2.0-ba9876543210", 9.0)
+    with pytest.raises(BenchmarkError, match="nothing to measure"):
+        seconds_to_release(_report(_request(10.0, 10.1)), BAD, 9.0)
 
 
 def _request(

@@ -16,6 +16,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
+from sebenza_ops.environments.queues import DEFAULT_QUEUE
 from sebenza_ops.notify.callbacks import on_procedure_failure, on_procedure_success
 from sebenza_ops.procedures import EXECUTION_TIMEOUT, OWNERS, check_first_task
 
@@ -71,6 +72,14 @@ def owner(dag: Any) -> Iterator[str]:
     for task in dag.tasks:
         if task.owner != wanted:
             yield f"task {task.task_id} belongs to {task.owner!r}, expected {wanted!r}"
+
+
+def queue(dag: Any) -> Iterator[str]:
+    """Every task waits in the queue of its environment, where the credentials are."""
+    wanted = dag.dag_id.partition(".")[2] or DEFAULT_QUEUE
+    for task in dag.tasks:
+        if task.queue != wanted:
+            yield f"task {task.task_id} waits in the queue {task.queue!r}, expected {wanted!r}"
 
 
 def schedule(dag: Any) -> Iterator[str]:
@@ -163,6 +172,7 @@ RULES: tuple[Rule, ...] = (
     name,
     tags,
     owner,
+    queue,
     schedule,
     timeouts,
     retries,

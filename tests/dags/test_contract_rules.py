@@ -90,6 +90,7 @@ def _endless_question() -> None:
         (contract.page, None, {"doc_md": "no headings"}, "has no title"),
         (contract.page, None, {"doc_md": _PAGE.replace("## When to run", "")}, "'When to run'"),
         (contract.owner, None, {"default_args": {"owner": "airflow"}}, "belongs to 'airflow'"),
+        (contract.queue, None, {"default_args": {"queue": "default"}}, "waits in the queue 'default'"),
         (contract.schedule, None, {"catchup": True, "schedule": "@daily"}, "catches up"),
         (contract.schedule, None, {"max_active_runs": 1}, "max_active_runs is 1"),
         (contract.schedule, None, {"dagrun_timeout": None}, "dagrun_timeout is missing"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sebenza_ops.deployment.rollback import (
+    STRATEGY,
     AlreadyBackError,
     RollbackRefusedError,
     Running,
@@ -124,3 +125,4 @@ def test_a_run_that_was_fenced_off_before_it_moved_traffic_leaves_nothing_to_go_
 ) -> None:
     assert has_moved_nothing(replace(DEPLOYMENT, progress={"phase": phase}), live) is nothing
     assert not has_moved_nothing(None, live)
+    assert not has_moved_nothing(replace(DEPLOYMENT, strategy=STRATEGY, progress={}), live)

@@ -29,10 +29,13 @@ from sebenza_ops.systems.ssh import HostSession, on_hosts
 log = logging.getLogger(__name__)
 
 
-def finish_run(run: ChangeRun, failed: list[str], *, may_undo: bool = True) -> str:
+def finish_run(
+    run: ChangeRun, failed: list[str], *, may_undo: bool = True, remark: str = "", rejected: bool = False
+) -> str:
     """Leave one live color, record the outcome, store the evidence. Returns the summary.
 
-    Without `may_undo` traffic and processes stay as they are: a rollback is not taken back by itself.
+    Without `may_undo` traffic and processes stay as they are: a rollback is not taken back by itself. A `remark` says
+    what else was changed, or was not; `rejected` that it failed because a person has said no.
 
     Raises SplitTrafficError, after everything is recorded, when traffic is on two colors and can't be mended from here.
     """
@@ -42,7 +45,7 @@ def finish_run(run: ChangeRun, failed: list[str], *, may_undo: bool = True) -> s
         # An attempt that hangs or is paused must not wake up into what comes next.
         raise_tokens(run.environment, changed_hosts(run.environment), run.fence)
     split = _undo_unproven(run, plan) if plan is not None and failed and may_undo else None
-    outcome, summary = _outcome(run, plan, failed, split)
+    outcome, summary = _outcome(run, plan, failed, split, remark, rejected)
     holder = run.holder
     run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
     _store_evidence(run, record.started_at, failed)
@@ -168,7 +171,12 @@ def live_traffic(environment: Environment) -> LiveTraffic:
 
 
 def _outcome(
-    run: ChangeRun, plan: DeploymentPlan | None, failed: list[str], split: SplitTrafficError | None
+    run: ChangeRun,
+    plan: DeploymentPlan | None,
+    failed: list[str],
+    split: SplitTrafficError | None,
+    remark: str,
+    rejected: bool,
 ) -> tuple[Outcome, str]:
     live = live_traffic(run.environment)
     outcome, summary = judge_outcome(
@@ -180,6 +188,9 @@ def _outcome(
         undo_reason=_undo_reason(run),
         split=str(split) if split else "",
     )
+    if outcome is Outcome.FAILED and rejected:
+        outcome = Outcome.REJECTED
+    summary = f"{summary}. {remark}" if remark else summary
     run.record(
         [
             OutcomeFact(

@@ -9,8 +9,11 @@ from airflow.sdk import Param
 
 from sebenza_ops.deployment.release import is_valid_ref
 
-# The form's own check; `is_valid_ref` is stricter. Browsers and Airflow both read this one.
-VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+# The form's own check; `is_valid_ref` is stricter. Browsers and Airflow both read this one. To Python alone a `$` is
+# also before a last line feed.
+VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$(?!\n)"
+TARGET_PATTERN = r"^$(?!\n)|^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$(?!\n)"
+MOMENT_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]{5,15}(Z|[+-][0-9]{2}:?[0-9]{2})?$(?!\n)"
 
 
 def version_param() -> Param:

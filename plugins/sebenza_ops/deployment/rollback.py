@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sebenza_ops.changes import ChangeRun
@@ -24,12 +25,16 @@ from sebenza_ops.deployment.switch import IDLE_UP_DEADLINE_SECONDS, SwitchFailed
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.evidence.facts import PlannedStep
-from sebenza_ops.ledger import Deployment, Lease, Outcome
+from sebenza_ops.ledger import Deployment, Lease, LedgerUnavailable, Outcome
 from sebenza_ops.systems.application_hosts import ApplicationHost, ApplicationHostState
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
 from sebenza_ops.systems.haproxy import LoadBalancerState
 from sebenza_ops.systems.ssh import kept_sessions, on_hosts
+
+STRATEGY = "rollback"
+# What is not moved by then is moved, or declared split, by the step that proves it.
+MOVE_DEADLINE_SECONDS = 5.0
 
 
 class RollbackRefusedError(Exception):
@@ -95,7 +100,7 @@ def choose_target(requested: str | None, live_release: str | None, good: Sequenc
     """
     if requested is not None:
         if requested in bad:
-            raise RollbackRefusedError(f"{requested} is marked bad here itself. Traffic was not touched.")
+            raise RollbackRefusedError(_bad_target(requested))
         if requested == live_release:
             raise AlreadyBackError(f"all traffic is on {requested} already: nothing to do")
         return requested
@@ -110,8 +115,11 @@ def choose_target(requested: str | None, live_release: str | None, good: Sequenc
 
 
 def has_moved_nothing(former: Deployment | None, live_release: str | None) -> bool:
-    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back."""
-    if former is None:
+    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back.
+
+    Never of a rollback: that it has moved nothing yet is why another one goes on.
+    """
+    if former is None or former.strategy == STRATEGY:
         return False
     phase = former.progress.get("phase")
     moved = phase is not None and Phase(phase) is not Phase.UNDONE
@@ -151,6 +159,25 @@ def choose_color(running: Running, target: str) -> tuple[Color, bool]:
 
 
 @kept_sessions()
+def check_target(run: ChangeRun, requested: str) -> None:
+    """Look for the release that was asked for before anybody is fenced off for it. A ledger that is down stops nothing.
+
+    Raises RollbackRefusedError when nobody knows it, or it is marked bad.
+    """
+    environment, releases = run.environment, run.ledger.releases
+    try:
+        record = releases.find(requested) or releases.by_version(requested)
+        if record is not None:
+            release_id = record.release_id
+        else:
+            release_id = _find_release(run, requested, InstalledReleases(environment, _host_states(run))).release_id
+        if releases.bad(environment.name, release_id) is not None:
+            raise RollbackRefusedError(_bad_target(release_id))
+    except LedgerUnavailable as error:
+        run.note(f"whether {requested} can be gone back to is looked at later, the ledger is down: {error}", "warning")
+
+
+@kept_sessions()
 def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> Lease | None:
     """Take the lease from whoever holds it, and make the hosts refuse that run. Returns the former holder's lease.
 
@@ -179,18 +206,43 @@ def take_over(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> 
     return former
 
 
-def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_warm_seconds: float) -> DeploymentPlan:
-    """Find out what is live, and where to go back to. Changes nothing but the ledger. Raises RollbackRefusedError."""
+def plan_rollback(
+    run: ChangeRun,
+    requested: str,
+    former: Lease | None,
+    keep_warm_seconds: float,
+    *,
+    move: bool = False,
+    database: bool = False,
+) -> DeploymentPlan:
+    """Find out what is live, and where to go back to; a run that has chosen once stays with it, tried again or cleared.
+
+    Changes nothing but the ledger; with `move` it sends all traffic to a color that is warm, at once: the next task
+    would start a second later. With `database` the release that was asked for may be live already: the database is what
+    is left to bring back. Raises RollbackRefusedError.
+    """
+    with TrafficControl(run.environment) as control, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(control.states, PATIENT_TIMEOUT_SECONDS)
+        hosts = _host_states(run)
+        plan = _plan_rollback(run, requested, former, keep_warm_seconds, asked.result(), hosts, database=database)
+        if move and plan.is_warm:
+            _move_at_once(run, plan, control)
+    return plan
+
+
+def _plan_rollback(
+    run: ChangeRun,
+    requested: str,
+    former: Lease | None,
+    keep_warm_seconds: float,
+    balancers: LoadBalancerStates,
+    hosts: ApplicationHostStates,
+    *,
+    database: bool,
+) -> DeploymentPlan:
     environment, ledger = run.environment, run.ledger
-    with TrafficControl(environment) as control:
-        balancers = control.states(PATIENT_TIMEOUT_SECONDS)
     if not any(isinstance(state, LoadBalancerState) for state in balancers.values()):
         raise RollbackRefusedError(f"no load balancer can be asked: {'; '.join(map(str, balancers.values()))}")
-    hosts = on_hosts(
-        environment.hosts_with_role(Role.APPLICATION),
-        environment.ssh_conn_id,
-        lambda session: ApplicationHost(environment, session).state(),
-    )
     running = running_now(environment, balancers, hosts)
     for problem in running.problems:
         run.note(f"going on without it: {problem}", "warning")
@@ -202,19 +254,27 @@ def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_war
         )
     installed = InstalledReleases(environment, hosts)
     wanted = _find_release(run, requested, installed).release_id if requested else None
+    chosen = _chosen_before(run, requested, record)
     good = good_on_hosts(hosts) if run.is_journaled else _good_releases(run, running.live_release)
     if run.is_journaled:
-        unclear = None if requested else why_unclear(running, good)
+        unclear = None if requested or chosen else why_unclear(running, good)
         if unclear is not None:
             raise RollbackRefusedError(unclear)
         run.note("what is marked bad can't be told while the ledger is down", "warning")
-    candidates = good if wanted is None else [*good, wanted]
+    candidates = {*good, *filter(None, (wanted, chosen))}
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
-    target = choose_target(wanted, running.live_release, good, bad)
+    if chosen is not None and chosen not in bad:
+        target = chosen
+    else:
+        is_back = database and wanted is not None and wanted == running.live_release
+        target = choose_target(wanted, None if is_back else running.live_release, good, bad)
     color, is_warm = choose_color(running, target)
     release = _find_release(run, target, installed)
     _refuse_missing_schema(run, release, hosts)
     plan = _plan(environment, release, running, color, is_warm, keep_warm_seconds)
+    if is_back:
+        # What is on the other color now was not left by this run, and is not marked bad.
+        plan = plan.model_copy(update={"from_release": None})
     run.record([plan.fact()])
     ledger.deployments.update(
         run.holder.dag_id,
@@ -226,6 +286,41 @@ def plan_rollback(run: ChangeRun, requested: str, former: Lease | None, keep_war
         plan=plan.model_dump(mode="json"),
     )
     return plan
+
+
+def _move_at_once(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
+    """Raises FencedOffError."""
+    began = time.monotonic()
+    left = control.settle(plan.to_color, run.fence, MOVE_DEADLINE_SECONDS)
+    took_ms = (time.monotonic() - began) * 1000
+    if left:
+        run.note(f"not every load balancer was moved at once, going on: {'; '.join(left.values())}", "warning")
+        return
+    run.note(f"new requests go to {plan.to_color} on every load balancer (took {took_ms:.0f} ms)", mark="switch_back")
+
+
+def _chosen_before(run: ChangeRun, requested: str, former: Deployment | None) -> str | None:
+    """What an earlier attempt of this run goes back to, or the rollback that it has fenced off.
+
+    With traffic moved already, choosing anew would go further back, or forward again.
+    """
+    own = run.ledger.deployments.find(run.holder.dag_id, run.holder.run_id)
+    if own is not None and own.release_id is not None:
+        return own.release_id
+    return former.release_id if former is not None and former.strategy == STRATEGY and not requested else None
+
+
+def _host_states(run: ChangeRun) -> ApplicationHostStates:
+    environment = run.environment
+    return on_hosts(
+        environment.hosts_with_role(Role.APPLICATION),
+        environment.ssh_conn_id,
+        lambda session: ApplicationHost(environment, session).state(),
+    )
+
+
+def _bad_target(release_id: str) -> str:
+    return f"{release_id} is marked bad here itself. Traffic was not touched."
 
 
 def _refuse_missing_schema(run: ChangeRun, release: Release, hosts: ApplicationHostStates) -> None:

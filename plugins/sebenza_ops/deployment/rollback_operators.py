@@ -21,11 +21,13 @@ PLAN_TASK_ID = "plan_rollback"
 
 def start_record(run: ChangeRun, requested: str, plan: Mapping[str, Any] | None = None) -> None:
     """Make the run's record where there is none, or begin it anew when the run was cleared; `plan` is for a new one."""
+    from sebenza_ops.deployment.rollback import STRATEGY
+
     deployments, holder, name = run.ledger.deployments, run.holder, run.environment.name
     is_known = deployments.find(holder.dag_id, holder.run_id) is not None
     if plan is None or not is_known:
         asked_for = requested or "last known good"
-        deployments.start(name, holder.dag_id, holder.run_id, holder.actor, asked_for, None, "rollback")
+        deployments.start(name, holder.dag_id, holder.run_id, holder.actor, asked_for, None, STRATEGY)
     if plan and not is_known:
         deployments.update(holder.dag_id, holder.run_id, plan=plan)
 
@@ -52,59 +54,86 @@ class RollbackOperator(DeploymentOperator):
 
 
 class PlanRollbackOperator(RollbackOperator, SkipMixin):
-    """Takes the lease from whoever holds it, and decides what to go back to, and on which color.
+    """Takes the lease from whoever holds it, and decides what to go back to, and on which color; moves traffic at once
+    when that color is warm.
 
     With the parameter `plan_only` the lease stays where it is, and all later steps are skipped; so are they when there
     is nothing to do, and the start of the color when it runs the release already.
 
     Args:
         cold_task_ids: The tasks that are needed only when the color must be started first.
+        database_task_ids: The tasks that bring the database back, for a run that asks for it.
     """
 
     inherits_from_skipmixin = True
 
-    def __init__(self, *, cold_task_ids: tuple[str, ...], **kwargs: Any) -> None:
+    def __init__(
+        self, *, cold_task_ids: tuple[str, ...], database_task_ids: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.cold_task_ids = cold_task_ids
+        self.database_task_ids = database_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
-        from sebenza_ops.deployment.rollback import AlreadyBackError, RollbackRefusedError, plan_rollback, take_over
+        from sebenza_ops.deployment.rollback import (
+            AlreadyBackError,
+            RollbackRefusedError,
+            check_target,
+            plan_rollback,
+            take_over,
+        )
+        from sebenza_ops.systems.errors import FencedOffError
+        from sebenza_ops.systems.ssh import kept_sessions
 
         refuse_unknown_conf(context)
         parameters = context["params"]
         requested, plan_only = str(parameters.get("to") or ""), bool(parameters.get("plan_only"))
+        database = bool(parameters.get("database"))
         try:
             run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
             start_record(run, requested)
-            former = run.ledger.leases.current(self.environment)
-            if not plan_only:
-                reason = str(parameters["reason"])
-                former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
             policy = run.environment.policies.blue_green
             keep_warm = policy.keep_warm_seconds if policy is not None else DEFAULT_KEEP_WARM_SECONDS
-            plan = plan_rollback(run, requested, former, float(keep_warm))
+            # One login for each host: each takes as long as moving the traffic itself.
+            with kept_sessions():
+                if requested:
+                    check_target(run, requested)
+                former = run.ledger.leases.current(self.environment)
+                if not plan_only:
+                    reason = str(parameters["reason"])
+                    former = take_over(run, self.purpose(context), reason, self.lease_ttl_seconds(run))
+                plan = plan_rollback(
+                    run,
+                    requested,
+                    former,
+                    float(keep_warm),
+                    move=not plan_only,
+                    database=database,
+                )
         except AlreadyBackError as error:
             run.note(str(error), "success")
             self._skip(context, self._later())
             return {}
-        except (ChangeRefusedError, RollbackRefusedError) as error:
+        except (ChangeRefusedError, RollbackRefusedError, FencedOffError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = plan.model_dump(mode="json")
-        if plan_only or plan.is_warm:
+        unneeded = self._later() if plan_only else self._unneeded(plan.is_warm, database)
+        if unneeded:
             # A skip ends the task at once: what it returns would be lost.
             context["ti"].xcom_push(key="return_value", value=data)
             if plan_only:
                 run.note("plan only: nothing is changed")
-            self._skip(context, self._later() if plan_only else self._cold())
+            self._skip(context, unneeded)
         return data
 
     def _later(self) -> list[Any]:
         return [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
 
-    def _cold(self) -> list[Any]:
-        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in self.cold_task_ids]
+    def _unneeded(self, is_warm: bool, database: bool) -> list[Any]:
+        names = (*(self.cold_task_ids if is_warm else ()), *(() if database else self.database_task_ids))
+        return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in names]
 
     def _skip(self, context: Context, tasks: list[Any]) -> None:
         self.skip(ti=context["ti"], tasks=tasks)
@@ -155,22 +184,37 @@ class FinishRollbackOperator(RollbackOperator):
 
     def execute(self, context: Context) -> str:
         """Returns the run's summary; fails, so that the run fails, when any task has failed."""
-        from sebenza_ops.deployment.finish import finish_run
+        from sebenza_ops.deployment.finish import end_before_change, finish_run
 
-        plan_only = bool(context["params"].get("plan_only"))
-        # A plan has taken no lease, and must not now.
-        if plan_only:
-            run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
-            self._complete_journal(run, context)
-        else:
-            run = self.begin(context)
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
-        try:
-            summary = finish_run(run, failed, may_undo=False)
-        finally:
-            if not plan_only:
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+        # A journal that begins here knows nothing of the lease; the plan tells that the run had it.
+        is_planned = run.is_journaled and bool(context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
+        if not context["params"].get("plan_only") and (is_planned or run.has_held_lease()):
+            run = self.begin(context)
+            try:
+                remark, rejected = self._end_database(context, run, failed)
+                summary = finish_run(run, failed, may_undo=False, remark=remark, rejected=rejected)
+            finally:
                 run.release("the run has ended")
+        else:
+            # A plan, and a run that was refused at once, have taken no lease, and must not now.
+            self._complete_journal(run, context)
+            summary = end_before_change(run, failed)
         if failed:
             raise AirflowFailException(summary)
         return summary
+
+    def _end_database(self, context: Context, run: ChangeRun, failed: list[str]) -> tuple[str, bool]:
+        """Let users in, whatever happened. Returns what the summary says of it, and whether a person has said no."""
+        params = context["params"]
+        plan = run.ledger.deployments.get(run.holder.dag_id, run.holder.run_id).plan
+        if not params.get("database") or params.get("plan_only") or not plan:
+            return "", False
+        from sebenza_ops.deployment.database_exchange import conclusion
+        from sebenza_ops.deployment.database_rollback_steps import progress_of, settle_database
+
+        settle_database(run)
+        text = conclusion(run, str(plan["release"]["release_id"]), failed)
+        return text, progress_of(run).get("state") == "rejected"

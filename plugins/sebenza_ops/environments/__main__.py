@@ -1,8 +1,9 @@
-"""Checks inventory files, or prints their JSON Schema or the reference of their fields.
+"""Checks inventory files, or prints their JSON Schema, the reference of their fields, or the connections they need.
 
 python -m sebenza_ops.environments check [DIRECTORY]
 python -m sebenza_ops.environments schema > include/environments/schema.json
 python -m sebenza_ops.environments reference
+python -m sebenza_ops.environments connections [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sebenza_ops.environments.inventory import inventory_directory, load_inventory
+from sebenza_ops.environments.queues import connections_by_place
 from sebenza_ops.environments.reference import inventory_reference
 from sebenza_ops.environments.schema import inventory_schema
 
@@ -24,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("directory", nargs="?", type=Path, help="default: SEBENZA_ENVIRONMENTS or include/environments")
     commands.add_parser("schema", help="print the JSON Schema of the files")
     commands.add_parser("reference", help="print the field tables of docs/environments.md")
+    connections = commands.add_parser("connections", help="print which connections the workers of each queue need")
+    connections.add_argument("directory", nargs="?", type=Path, help="default: as for check")
     options = parser.parse_args(arguments)
     if options.command == "schema":
         sys.stdout.write(inventory_schema())
@@ -31,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "reference":
         sys.stdout.write(inventory_reference())
         return 0
+    if options.command == "connections":
+        return _connections(options.directory or inventory_directory())
     return _check(options.directory or inventory_directory())
 
 
@@ -43,6 +49,15 @@ def _check(directory: Path) -> int:
         print(f"{directory}: no environment is described here (no file of kind environment)", file=sys.stderr)
         return 1
     print(f"{directory}: {len(good)} good ({', '.join(good) or 'none'}), {len(inventory.errors)} bad")
+    return 1 if inventory.errors else 0
+
+
+def _connections(directory: Path) -> int:
+    inventory = load_inventory(directory)
+    for place, ids in connections_by_place(inventory).items():
+        print(f"{place}: {' '.join(ids)}")
+    for error in inventory.errors.values():
+        print(error, file=sys.stderr)
     return 1 if inventory.errors else 0
 
 

@@ -148,6 +148,14 @@ class Cache(Model):
 
     conn_id: Annotated[ConnectionId, Field(description="Airflow connection: password.")]
     address: Annotated[Endpoint, Field(description="host:port that the application uses.")]
+    rows_pattern: Annotated[
+        str,
+        Field(
+            pattern=r"^[!-~]{2,200}$",
+            description="Glob pattern of the keys that hold rows of the database: removed when the database was rolled "
+            "back. Ours: the sample application's.",
+        ),
+    ] = "sebenza:[0-9]*:*"
 
 
 class ObjectStore(Model):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sebenza_ops.environments.models import Color, Environment, Host, Role, Service
 from sebenza_ops.systems.host_scripts import include_dir
+from sebenza_ops.systems.services import RELOAD_SIGNALS
 
 # Debian 12's packages of what the scripts in include/hosts call.
 _PACKAGES = {
@@ -47,7 +48,7 @@ def service_command(environment: Environment, action: str, service: Service, hos
     if manager.kind == "systemd":
         return command("sudo", "systemctl", action, unit)
     if action == "reload":
-        return command(*manager.control_command, "signal", "USR2" if service is Service.HAPROXY else "HUP", unit)
+        return command(*manager.control_command, "signal", RELOAD_SIGNALS.get(service, "HUP"), unit)
     return command(*manager.control_command, action, unit)
 
 

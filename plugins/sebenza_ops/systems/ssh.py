@@ -229,13 +229,17 @@ def kept_sessions() -> Iterator[None]:
     """Within this, rounds of `on_hosts` by the same thread share one login for each host; closed at the end.
 
     For rounds that follow one another at once: a connection that broke in between costs its host's next command.
+    Within another one, the outer's logins are shared.
     """
+    if _kept_sessions.get() is not None:
+        yield
+        return
     kept: dict[tuple[str, str], HostSession] = {}
-    outer = _kept_sessions.set(kept)
+    token = _kept_sessions.set(kept)
     try:
         yield
     finally:
-        _kept_sessions.reset(outer)
+        _kept_sessions.reset(token)
         for session in kept.values():
             session.close()
 

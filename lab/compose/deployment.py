@@ -1,0 +1,110 @@
+"""A blue-green deployment through the API of the installation, with its worker killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from lab.addresses import HTTPS_PORT
+from lab.airflow.client import AirflowClient
+from lab.compose.project import Project
+from lab.compose.systemd import ENVIRONMENT, expect
+
+DEPLOY: Final = f"deploy_blue_green.{ENVIRONMENT}"
+WORKER: Final = f"worker-{ENVIRONMENT}"
+SWITCH: Final = "switch_prove_and_bake"
+VERSION: Final = "v1.1.0"
+PATIENCE_SECONDS: Final = 600.0
+USERS: Final = {"operator": "Operator", "approver": "Approver", "ci": "Pipeline"}
+
+
+def deploy_with_a_killed_worker(project: Project, say: Callable[[str], None]) -> dict[str, Any]:
+    """Create users, deploy as one of them, kill the worker while the release bakes, and await the end."""
+    password = _create_users(project)
+    say(f"users created over the API: {', '.join(USERS)}")
+    with AirflowClient(f"http://127.0.0.1:{project.port}", "operator", password) as operator:
+        _await(lambda: DEPLOY in {dag["dag_id"] for dag in operator.dags()}, f"{DEPLOY} is parsed")
+        began = time.monotonic()
+        run_id = operator.trigger(DEPLOY, {"version": VERSION})
+        say(f"{DEPLOY} {run_id} started as operator")
+        _await(lambda: _phase(project, run_id) == "baking", "the deployment bakes")
+        restarts = project.inspect(WORKER)["RestartCount"]
+        killed_at = time.monotonic()
+        # As the machine would lose it: `docker kill` counts as stopped on purpose, and is not restarted.
+        os.kill(int(project.inspect(WORKER)["State"]["Pid"]), signal.SIGKILL)
+        say(f"{WORKER} killed (SIGKILL) while the release bakes")
+        state = operator.await_state(DEPLOY, run_id, timeout_seconds=PATIENCE_SECONDS)
+        ended_at = time.monotonic()
+        tries = operator.task_instance(DEPLOY, run_id, SWITCH).try_number
+    expect(state == "success", f"{DEPLOY} {run_id} ended as {state}: {_detail(project, run_id)}")
+    expect(tries > 1, "the killed task was not tried again: the kill came too late")
+    expect(project.inspect(WORKER)["RestartCount"] > restarts, f"the engine did not start {WORKER} again")
+    live = live_release(project)
+    expect(live.startswith(f"{VERSION}-"), f"{live} is live instead of {VERSION}")
+    say(f"converged: {live} is live, {SWITCH} took {tries} tries, {WORKER} was started again")
+    return {
+        "outcome": state,
+        "release": live,
+        "switch_tries": tries,
+        "deployment_seconds": round(ended_at - began, 1),
+        "seconds_from_kill_to_end": round(ended_at - killed_at, 1),
+    }
+
+
+def _create_users(project: Project) -> str:
+    row = json.loads((project.secrets_dir / "users.json").read_text())[0]
+    password = secrets.token_urlsafe(16)
+    with AirflowClient(f"http://127.0.0.1:{project.port}", row["username"], row["password"]) as admin:
+        for name, role in USERS.items():
+            user = {
+                "username": name,
+                "first_name": name.capitalize(),
+                "last_name": "of the test",
+                "email": f"{name}@sebenza.example",
+                "password": password,
+                "roles": [{"name": role}],
+            }
+            admin.request("POST", "/auth/fab/v1/users", json=user)
+    return password
+
+
+def _ledger(project: Project, query: str) -> str:
+    command = ["exec", "-T", "database", "psql", "--host", "/run/postgresql", "--username", "postgres"]
+    return project(*command, "--dbname", "ledger", "-Atc", query).strip()
+
+
+def _phase(project: Project, run_id: str) -> str:
+    # The id is this test's own; quotes are doubled all the same.
+    return _ledger(project, f"SELECT progress->>'phase' FROM deployments WHERE run_id = '{_quoted(run_id)}'")
+
+
+def _detail(project: Project, run_id: str) -> str:
+    return _ledger(project, f"SELECT outcome, detail FROM deployments WHERE run_id = '{_quoted(run_id)}'")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def live_release(project: Project) -> str:
+    """What staging's load balancer answers with, asked from outside of all containers."""
+    name, address = "staging.sebenza.com", f"{project.subnet}.51"
+    command = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", "--noproxy", "*"]
+    command += ["--cacert", str(project.handover_dir / "trust/ca.pem")]
+    command += ["--resolve", f"{name}:{HTTPS_PORT}:{address}", f"https://{name}:{HTTPS_PORT}/version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, f"staging's load balancer does not answer: {done.stderr.strip()}")
+    return str(json.loads(done.stdout)["release_id"])
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        expect(time.monotonic() < give_up_at, f"not within {PATIENCE_SECONDS:g} s: {what}")
+        time.sleep(0.5)

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes a stand-in for the base image, debian:bookworm, with debootstrap: for where no image registry can be reached.
+# It trusts the certificate authorities that this machine trusts, so that builds work behind a proxy that has its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+IMAGE=${DEBIAN_IMAGE:-sebenza-base/debian:bookworm}
+MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+say() { printf 'base-images: %s\n' "$*"; }
+stop() { printf 'base-images: %s\n' "$*" >&2; exit 1; }
+# shellcheck source=scripts/packages.sh
+. scripts/packages.sh
+
+if docker image inspect "$IMAGE" >/dev/null 2>&1; then
+  say "$IMAGE is there; to make it anew: docker image rm $IMAGE"
+  exit 0
+fi
+need_root "debootstrap"
+install_missing debootstrap
+work=$(mktemp -d)
+trap 'as_root rm -rf --one-file-system "$work"' EXIT
+say "bootstrapping Debian 12 from $MIRROR"
+as_root debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" "$MIRROR" >"$work/log" 2>&1 ||
+  stop "debootstrap failed: $(tail -n 1 "$work/log")"
+printf '%s\n' "deb $MIRROR bookworm main" "deb $MIRROR bookworm-updates main" \
+  "deb http://deb.debian.org/debian-security bookworm-security main" | as_root tee "$work/root/etc/apt/sources.list" >/dev/null
+if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
+  as_root cp /usr/local/share/ca-certificates/*.crt "$work/root/usr/local/share/ca-certificates/"
+  as_root chroot "$work/root" update-ca-certificates >/dev/null 2>&1
+fi
+as_root rm -rf "$work/root/var/cache/apt/archives" "$work/root/var/lib/apt/lists"
+as_root mkdir -p "$work/root/var/cache/apt/archives/partial" "$work/root/var/lib/apt/lists/partial"
+as_root tar -C "$work/root" -c . | docker import --change 'CMD ["/bin/bash"]' - "$IMAGE" >/dev/null
+say "$IMAGE is made: $(docker image inspect --format '{{.Size}}' "$IMAGE" | numfmt --to=iec)"
