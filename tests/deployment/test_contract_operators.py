@@ -26,7 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChangeRun:
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     ledger.migrate()
     found = ChangeRun(ledger, production(), HOLDER)
-    monkeypatch.setattr(ChangeRun, "from_context", lambda *_: ChangeRun(ledger, production(), HOLDER))
+    monkeypatch.setattr(ChangeRun, "from_context", lambda *_, **__: ChangeRun(ledger, production(), HOLDER))
     found.acquire("contract migrations", 120, 0)
     PlanContractOperator(task_id="plan_contract", environment="production")._reserve(found, CONTEXT)
     return found

@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChangeRun:
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     ledger.migrate()
     found = ChangeRun(ledger, production(), HOLDER)
-    monkeypatch.setattr(ChangeRun, "from_context", lambda *_: ChangeRun(ledger, production(), HOLDER))
+    monkeypatch.setattr(ChangeRun, "from_context", lambda *_, **__: ChangeRun(ledger, production(), HOLDER))
     ledger.deployments.start("production", HOLDER.dag_id, HOLDER.run_id, "thandi", OLD, OLD, "rollback")
     found.take_over("rollback", "orders are lost", 120, 0)
     save_progress(found, state="restored", names=NAMES)

@@ -123,7 +123,7 @@ def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_wh
     go_to(operator, "v1.1.0")
     assert ended(operator, "stop_idle_color.staging", {"color": "blue"})[0] == "success"
 
-    with faults.kill("storage", "storage"), faults.metrics_absent(), ledger_down():
+    with faults.kill("storage", "rclone"), faults.metrics_absent(), ledger_down():
         state, tasks, run_id = ended(operator, ROLLBACK, {"reason": REASON, "mark_bad": False})
 
     assert (state, live()) == ("success", ("blue", "v1.0.0"))
@@ -168,7 +168,10 @@ def test_beside_a_running_airflow_and_with_the_ledger_down_break_glass_shares_no
 def test_without_any_airflow_service_break_glass_goes_back_past_another_runs_lease(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
-    target = "v1.1.0" if live()[1] == "v1.0.0" else "v1.0.0"
+    color, version = live()
+    target, idle = "v1.1.0" if version == "v1.0.0" else "v1.0.0", "green" if color == "blue" else "blue"
+    # It must start that color and await its health: everything that a procedure does works without Airflow.
+    assert ended(operator, "stop_idle_color.staging", {"color": idle})[0] == "success"
     other = Holder(DEPLOY, f"manual__other_{time.time_ns()}", "sipho")
     ledger.leases.acquire("staging", other, "deploy v1.2.0", 3600, 0)
     airflow.down()

@@ -42,7 +42,7 @@ def ledger(operator: AirflowClient) -> Iterator[Ledger]:
 def ended(client: AirflowClient, dag_id: str, conf: dict[str, Any]) -> tuple[str, dict[str, str | None], str]:
     """A run's state, its tasks' states, and its id."""
     run_id = client.trigger(dag_id, conf)
-    state = client.await_state(dag_id, run_id, timeout_seconds=120)
+    state = client.await_state(dag_id, run_id, timeout_seconds=240)
     return state, {task.task_id: task.state for task in client.task_instances(dag_id, run_id)}, run_id
 
 

@@ -37,7 +37,7 @@ def outcome(
         holder=Holder("stop_idle_color.staging", "1", "thandi"),
         ledger=ledger,
     )
-    monkeypatch.setattr(ChangeRun, "from_context", lambda *_: run)
+    monkeypatch.setattr(ChangeRun, "from_context", lambda *_, **__: run)
     operator = AcquireLeaseOperator(task_id="acquire_lease", environment="staging", housekeeping=housekeeping)
     monkeypatch.setattr(AcquireLeaseOperator, "purpose", lambda *_: "stop_idle_color")
     context: Any = {

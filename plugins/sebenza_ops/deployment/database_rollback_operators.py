@@ -98,14 +98,14 @@ class ApproveDatabaseRollbackOperator(HumanDecisionOperator):
     UNTOUCHED = "The database was not changed; traffic stays where it is."
 
     def __init__(self, *, excluded: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"emergency": True, **kwargs})
         self.excluded = excluded
 
     def execute(self, context: Context) -> Any:
         """Hand the lease back for the time of the question, and ask."""
         from sebenza_ops.ledger import LeaseHeld, ReservationHeld, RunSuperseded
 
-        run = ChangeRun.from_context(context, self.environment)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         leases = run.ledger.leases
         current = leases.current(self.environment)
         assert self.response_timeout is not None
@@ -122,7 +122,7 @@ class ApproveDatabaseRollbackOperator(HumanDecisionOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
         """Take the answer."""
-        run = ChangeRun.from_context(context, self.environment)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         with self._kept_in_mind(run):
             answer = super().execute_complete(context, event)
         run.note(f"{answer['approved_by']} has approved that the database goes back", "warning")

@@ -263,10 +263,10 @@ def _plan_rollback(
         run.note("what is marked bad can't be told while the ledger is down", "warning")
     candidates = {*good, *filter(None, (wanted, chosen))}
     bad = {name for name in candidates if ledger.releases.bad(environment.name, name) is not None}
+    is_back = database and wanted is not None and wanted == running.live_release and not _has_left(run)
     if chosen is not None and chosen not in bad:
         target = chosen
     else:
-        is_back = database and wanted is not None and wanted == running.live_release
         target = choose_target(wanted, None if is_back else running.live_release, good, bad)
     color, is_warm = choose_color(running, target)
     release = _find_release(run, target, installed)
@@ -308,6 +308,12 @@ def _chosen_before(run: ChangeRun, requested: str, former: Deployment | None) ->
     if own is not None and own.release_id is not None:
         return own.release_id
     return former.release_id if former is not None and former.strategy == STRATEGY and not requested else None
+
+
+def _has_left(run: ChangeRun) -> bool:
+    """Whether an earlier attempt of this run has planned to leave a release; traffic may be off it already."""
+    own = run.ledger.deployments.find(run.holder.dag_id, run.holder.run_id)
+    return own is not None and own.previous_release_id is not None
 
 
 def _host_states(run: ChangeRun) -> ApplicationHostStates:

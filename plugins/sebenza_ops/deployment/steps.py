@@ -351,6 +351,9 @@ def prune_releases(run: ChangeRun, plan: DeploymentPlan) -> None:
     Object storage keeps them all: a rollback to one that was removed fetches it again.
     """
     environment, keep = run.environment, run.environment.policies.retention.releases
+    if run.is_journaled:
+        run.note("no old release was removed: the ledger is down, and does not tell which are good", "warning")
+        return
     try:
         good = [known.release_id for known in run.ledger.releases.known_good(environment.name, limit=keep)]
     except LedgerUnavailable as error:
@@ -362,7 +365,7 @@ def prune_releases(run: ChangeRun, plan: DeploymentPlan) -> None:
         state = host.state()
         protected = {plan.release.release_id, plan.from_release, state.last_good_release, *plan.previous.values()}
         protected |= {process.cwd.rstrip("/").rsplit("/", 1)[-1] for process in state.processes or ()}
-        protected |= set(good[:2])
+        protected |= {*good[:2], *state.good_releases[:2]}
         gone = releases_to_prune(state.releases, {name for name in protected if name}, keep)
         return host.prune(run.fence, gone) if gone else ()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sebenza_ops.ledger.database import open_engine
 from sebenza_ops.ledger.errors import LedgerError, LedgerUnavailable
+from sebenza_ops.ledger.models import Base
 from sebenza_ops.ledger.store import Ledger
 from sebenza_ops.ledger.values import Holder
 
@@ -61,7 +62,9 @@ def open_journal(dag_id: str, run_id: str) -> Ledger:
         ) from error
     journal = read_journal(file)
     if journal.is_new_file(file):
-        journal.migrate()
+        # Not by its migrations: loading Alembic takes a second, and an emergency has five.
+        with journal.database.writing() as session:
+            Base.metadata.create_all(session.connection())
     return journal
 
 
