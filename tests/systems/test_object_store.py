@@ -39,8 +39,8 @@ class S3Server:
                 "response_checksum_validation": "when_required",
                 "s3": {"addressing_style": "path"},
                 "signature_version": "s3v4",
-                "connect_timeout": 2,
-                "retries": {"max_attempts": 1},
+                "connect_timeout": 10,
+                "retries": {"max_attempts": 2},
             },
         }
         return json.dumps({"conn_type": "aws", "login": KEY_ID, "password": secret, "extra": extra})
