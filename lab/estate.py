@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import urllib.request
@@ -282,6 +283,9 @@ def down(report: Report, *, forget: bool = False) -> None:
         link = paths.host_root(host)
         if link.is_symlink() and link.readlink() == paths.host_files(host):
             link.unlink()
+    with contextlib.suppress(OSError):
+        # Another lab's links may be in it still.
+        paths.RUN_DIR.rmdir()
     if forget:
         report("removing the state of the lab")
         _forget()

@@ -8,10 +8,16 @@ pytest_plugins = ["tests.fixtures_airflow", "tests.fixtures_browser", "tests.fix
 
 # From quick to slow: a mistake in a rule shows up before the first server starts.
 _STAGES = ("integration", "airflow", "lab", "browser")
+# Whoever asks for one of these shares it with all others, so that it can't run beside them.
+_SHARED = {"estate": "lab", "airflow": "airflow", "browser": "browser"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by what a test needs, and keep the order of files within."""
+    """Mark tests by what they share, sort by what a test needs, and keep the order of files within."""
+    for item in items:
+        for fixture in _SHARED.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(_SHARED[fixture])
     items.sort(key=_stage)
 
 

@@ -21,6 +21,8 @@ PROMISED = {
     "blue_green.bad_release_to_safe_seconds",
     "blue_green.slow_release_to_safe_seconds",
     "blue_green.dag_wall_seconds",
+    "rolling.failed_requests",
+    "rolling.dag_wall_seconds",
     "rollback.warm_seconds",
     "rollback.cold_seconds",
     "rollback.failed_requests",
