@@ -92,18 +92,22 @@ class ChangeRun:
         self._lost = threading.Event()
         self._fence: Fence | None = None
         self._purpose = ""
+        self.is_emergency = False
+        """Whether it goes on whatever others have reserved, and with a journal while the ledger can't be used."""
 
     @classmethod
     def from_context(cls, context: Mapping[str, Any], environment_name: str, *, emergency: bool = False) -> ChangeRun:
         """The run of a task's context. An `emergency` goes on with a journal while the ledger can't be used."""
         dag_run = context["dag_run"]
-        return cls(
+        run = cls(
             open_ledger(environment_name, holder_of(context), emergency=emergency),
             find_environment(environment_name),
             holder_of(context),
             getattr(dag_run, "clear_number", 0),
             dag_run.conf,
         )
+        run.is_emergency = emergency
+        return run
 
     @property
     def is_journaled(self) -> bool:
@@ -145,8 +149,8 @@ class ChangeRun:
                 ttl_seconds,
                 seen_token,
                 kind=kind,
-                # Housekeeping goes on while people decide, which may take hours.
-                respect_reservation=kind is not LeaseKind.HOUSEKEEPING,
+                # Housekeeping goes on while people decide, which may take hours; an emergency does not wait for them.
+                respect_reservation=kind is not LeaseKind.HOUSEKEEPING and not self.is_emergency,
                 respect_freeze=respect_freeze,
             )
         except (LeaseHeld, ReservationHeld) as error:

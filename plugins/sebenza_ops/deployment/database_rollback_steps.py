@@ -107,7 +107,8 @@ def plan_database_rollback(run: ChangeRun, rollback: DeploymentPlan) -> Database
     )
     backup = choose_backup(verified_backups(environment), environment.name, environment.database.name, change)
     entries = ledger.audit.entries(environment=environment.name, action=CONTRACTED)
-    refuse_without_restoring(release, backup, {entry.subject: entry.at for entry in entries})
+    # The newest first: of a migration that ran in a database that was moved aside since, the last time counts.
+    refuse_without_restoring(release, backup, {entry.subject: entry.at for entry in reversed(entries)})
     restored, aside = known.get("names") or names_beside(environment.database.name, datetime.now(UTC))
     plan = DatabaseRollbackPlan(
         environment=environment.name,

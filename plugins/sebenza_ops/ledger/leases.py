@@ -70,7 +70,8 @@ class Leases:
             freeze = live_freeze(session, environment, now) if respect_freeze and mine is None else None
             if freeze is not None:
                 raise EnvironmentFrozen(freeze)
-            reservation = live_reservation(session, environment, now)
+            # A run that holds the lease is past others' reservations as well.
+            reservation = live_reservation(session, environment, now) if mine is None else None
             if respect_reservation and reservation is not None and not reserved_by(reservation).is_run(holder):
                 raise ReservationHeld(reservation_value(reservation))
             row = _issue(session, fence, holder, purpose, kind, ttl_seconds, minimum_token, now)
