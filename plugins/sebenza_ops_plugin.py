@@ -11,6 +11,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from sebenza_ops import preload
+from sebenza_ops.console.conf_guard import ConfGuard
 from sebenza_ops.console.lazy import LazyConsole
 from sebenza_ops.notify import listener
 
@@ -24,6 +25,9 @@ class SebenzaOpsPlugin(AirflowPlugin):
     listeners: list[ModuleType | object] = [listener, preload]  # noqa: RUF012 - AirflowPlugin declares it so
     fastapi_apps: list[dict[str, Any]] = [  # noqa: RUF012 - AirflowPlugin declares it so
         {"app": LazyConsole(), "url_prefix": URL_PREFIX, "name": "Sebenza Ops"},
+    ]
+    fastapi_root_middlewares: list[dict[str, Any]] = [  # noqa: RUF012 - AirflowPlugin declares it so
+        {"middleware": ConfGuard, "args": [], "kwargs": {}, "name": "Depth of confs"},
     ]
     # Addresses are relative: Airflow may be served below a path.
     external_views: list[dict[str, Any]] = [  # noqa: RUF012 - AirflowPlugin declares it so
