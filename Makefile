@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 # The package is below plugins/, the lab and the tests are in the project's root.
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up down status run break-glass bench chaos lint lock base-images compose-test
+.PHONY: help setup demo test up down status run break-glass bench chaos lint lock base-images compose-test workers-test
 DAG ?=
 CONF ?= {}
 REASON ?=
@@ -56,6 +56,9 @@ chaos: setup ## the fault matrix, all of it; writes build/chaos.json
 
 base-images: ## a stand-in for the base image of the Dockerfile, where no image registry is reachable
 	@scripts/engine.sh scripts/base-images.sh
+
+workers-test: setup ## the installation's topology without containers: Celery workers, one of them killed in a deployment
+	@$(PYTHON) -m pytest -m celery tests/installation
 
 # The stand-in is used where the image that DEBIAN_IMAGE names can't be had.
 compose-test: setup ## build and boot docker-compose.yaml on a container engine, deploy on it, kill a worker

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests in two goes: those that need no lab, one process a core and each file in one of them; then those that share
-# the lab, Airflow and the browser, one after the other. Arguments are pytest's.
+# the lab, Airflow and the browser, one after the other. Arguments are pytest's. Celery's workers are for `make
+# workers-test`: two cores are not enough for them beside the lab's own Airflow.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 NOTHING_COLLECTED=5
@@ -8,7 +9,7 @@ SHARED="lab or airflow or browser"
 
 .venv/bin/python -m pytest --numprocesses "$(nproc)" --dist loadfile -m "not ($SHARED)" "$@"
 alone=$?
-.venv/bin/python -m pytest -m "$SHARED" "$@"
+.venv/bin/python -m pytest -m "($SHARED) and not celery" "$@"
 shared=$?
 [ "$alone" -eq "$NOTHING_COLLECTED" ] && [ "$shared" -eq "$NOTHING_COLLECTED" ] && exit "$NOTHING_COLLECTED"
 [ "$alone" -eq "$NOTHING_COLLECTED" ] && alone=0

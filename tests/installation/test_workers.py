@@ -16,7 +16,7 @@ from lab.airflow.components import components, worker_name
 from sebenza_ops.ledger import Outcome
 from tests.installation.conftest import QUEUES, Installation
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.celery, pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEPLOY = "deploy_blue_green.staging"
 SWITCH = "switch_prove_and_bake"
