@@ -82,6 +82,7 @@ class Stage:
             faults.mend()
         self._end_runs()
         self._await_free_lease()
+        self._forgive_good_releases()
         self.demand_gates(gated)
         verdict = checker.check(ENVIRONMENT)
         if verdict.problems or not self._is_good(verdict):
@@ -135,6 +136,18 @@ class Stage:
                     os.kill(process.pid, signal.SIGCONT)
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
+
+    def _forgive_good_releases(self) -> None:
+        """A rollback of the scenario before has marked what it left bad; it was good all the same."""
+        from sebenza_ops.ledger import Holder, Ledger
+
+        releases = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db").releases
+        for version in GOOD_VERSIONS:
+            release = releases.by_version(version)
+            if release is not None:
+                releases.forgive(
+                    ENVIRONMENT, release.release_id, "the fault test is over", Holder("chaos", "1", "chaos")
+                )
 
     def _await_free_lease(self) -> None:
         give_up_at = time.monotonic() + LEASE_WAIT_SECONDS
