@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs tests in two goes: those that need no lab, one process a core and each file in one of them; then those that share
-# the lab, Airflow and the browser, one after the other. Arguments are pytest's. Celery's workers are for `make
+# Runs tests in two goes: those that need no lab, in SEBENZA_TEST_PROCESSES processes (0: in this one, as some measure
+# time and two cores are few), each file in one of them; then those that share the lab, Airflow and the browser, one after the other. Arguments are pytest's. Celery's workers are for `make
 # workers-test`: two cores are not enough for them beside the lab's own Airflow.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 NOTHING_COLLECTED=5
 SHARED="lab or airflow or browser"
 
-.venv/bin/python -m pytest --numprocesses "$(nproc)" --dist loadfile -m "not ($SHARED)" "$@"
+.venv/bin/python -m pytest --numprocesses "${SEBENZA_TEST_PROCESSES:-0}" --dist loadfile -m "not ($SHARED)" "$@"
 alone=$?
 .venv/bin/python -m pytest -m "($SHARED) and not celery" "$@"
 shared=$?

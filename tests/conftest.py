@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure of what is tested.
+settings.register_profile("sebenza", deadline=None)
+settings.load_profile("sebenza")
 
 pytest_plugins = ["tests.fixtures_airflow", "tests.fixtures_browser", "tests.fixtures_estate"]
 
