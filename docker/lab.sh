@@ -3,7 +3,8 @@
 # real hosts. What an installation must know of it is handed over in files.
 set -eu
 python -m lab.addresses | while read -r address; do
-  ip address add "$address/24" dev eth0 2>/dev/null || true
+  # A container that is started again may have it; any other failure ends the start.
+  ip -o address show dev eth0 | grep -qF " $address/" || ip address add "$address/24" dev eth0
 done
 python -m lab up
 python -m lab.handover /handover

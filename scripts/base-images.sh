@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 IMAGE=${DEBIAN_IMAGE:-sebenza-base/debian:bookworm}
-MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# repository CODENAME: where this machine itself takes these packages from.
+repository() {
+  apt-get indextargets --format '$(REPO_URI)' "Codename: $1" 'Component: main' 'Identifier: Packages' | sed -n 1p
+}
 say() { printf 'base-images: %s\n' "$*"; }
 stop() { printf 'base-images: %s\n' "$*" >&2; exit 1; }
 # shellcheck source=scripts/packages.sh
@@ -15,6 +18,9 @@ if docker image inspect "$IMAGE" >/dev/null 2>&1; then
   say "$IMAGE is there; to make it anew: docker image rm $IMAGE"
   exit 0
 fi
+MIRROR=${DEBIAN_MIRROR:-$(repository bookworm)}
+SECURITY_MIRROR=${DEBIAN_SECURITY_MIRROR:-$(repository bookworm-security)}
+[ -n "$MIRROR" ] || stop "this machine's APT has no source for Debian 12 (bookworm): name a mirror in DEBIAN_MIRROR"
 need_root "debootstrap"
 install_missing debootstrap
 work=$(mktemp -d)
@@ -23,7 +29,7 @@ say "bootstrapping Debian 12 from $MIRROR"
 as_root debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" "$MIRROR" >"$work/log" 2>&1 ||
   stop "debootstrap failed: $(tail -n 1 "$work/log")"
 printf '%s\n' "deb $MIRROR bookworm main" "deb $MIRROR bookworm-updates main" \
-  "deb http://deb.debian.org/debian-security bookworm-security main" | as_root tee "$work/root/etc/apt/sources.list" >/dev/null
+  ${SECURITY_MIRROR:+"deb $SECURITY_MIRROR bookworm-security main"} | as_root tee "$work/root/etc/apt/sources.list" >/dev/null
 if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
   as_root cp /usr/local/share/ca-certificates/*.crt "$work/root/usr/local/share/ca-certificates/"
   as_root chroot "$work/root" update-ca-certificates >/dev/null 2>&1

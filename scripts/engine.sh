@@ -40,6 +40,7 @@ start_own() {
 stop_own() {
   status=$?
   trap - EXIT
+  # It may have ended by itself; the command's own status is what counts.
   kill "$own_pid" 2>/dev/null || true
   wait "$own_pid" 2>/dev/null || true
   rm -rf "$SOCKET"
