@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from sebenza_ops.ledger import Ledger
     from sebenza_ops.terminal import Terminal
 
-# A task that is resumed at the moment it parks may be failed by a late report of its first process: it is tried again.
-RETRIES = 2
+# A task that is resumed at the moment it parks may be failed by a late report of its first process, even after it has
+# read the answer: it is tried again, once for each time it parks.
+RETRIES = 5
 MINIMUM_REASON_LENGTH = 10
-# Kept while a question is open: an answer that is there then was lost on its way. One that is there without it was
-# taken before, by a task that was cleared since, and must not answer the new question.
-OPEN = "question_is_open"
+# Which asking the question belongs to. An answer that a later try of the same asking finds was lost on its way; one
+# that a cleared task finds was given to another question, and must not answer the new one.
+ASKING = "asking"
 
 
 _terminal: Terminal | None = None
@@ -120,16 +121,17 @@ class HumanDecisionOperator(HITLOperator):
             return self._ask_at_terminal(context, _terminal)
         self._refuse_changed_text(context)
         state = context["task_state_store"]
-        if state.get(OPEN, False) and (event := self._answer_already_there(context)) is not None:
+        # Airflow raises the number of tries that a task may take when it is cleared, and leaves it when it tries again.
+        asking = context["ti"].max_tries
+        if state.get(ASKING, None) == asking and (event := self._answer_already_there(context)) is not None:
             self.log.info("The question was answered before this try")
             return self.execute_complete(context, event)
-        state.set(OPEN, True)
+        state.set(ASKING, asking)
         self._tell(context)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
         """Take the answer. Raises a failure that is not tried again for a rejection and for a missing answer."""
-        context["task_state_store"].delete(OPEN)
         if "error" in event:
             missing = DecisionMissingError(f"nobody has answered {self.subject!r} within {self.response_timeout}")
             raise AirflowFailException(f"{missing}. {self.UNTOUCHED}") from missing
@@ -234,7 +236,6 @@ class HumanDecisionOperator(HITLOperator):
             params=self.serialized_params,
             assigned_users=self.assigned_users,
         )
-        context["task_state_store"].set(OPEN, True)
         raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
 
     def _answer_already_there(self, context: Context) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -129,8 +128,6 @@ def asked(client: AirflowClient, conf: dict[str, Any]) -> tuple[str, str]:
     """Start a rollback and wait until it asks about the database; its id, and what it shows."""
     run_id = client.trigger(ROLLBACK, {"reason": REASON, "database": True, **conf})
     client.await_state(ROLLBACK, run_id, {"awaiting_input"}, task_id=QUESTION, timeout_seconds=120)
-    # Airflow may fail a task that is answered at the moment it parks, and try it again: people are not that fast.
-    time.sleep(3)
     return run_id, str(client.hitl_details(ROLLBACK, run_id, QUESTION)["body"])
 
 
@@ -161,7 +158,6 @@ def test_the_database_goes_back_after_traffic_and_what_was_written_since_is_kept
     operator.answer(ROLLBACK, run_id, QUESTION, [APPROVE])
     until(lambda: not_taken(ledger, run_id), "the requester's own approval is not taken", 30)
     operator.await_state(ROLLBACK, run_id, {"awaiting_input"}, task_id=QUESTION, timeout_seconds=60)
-    time.sleep(3)
     with airflow.client("approver") as approver:
         approver.answer(ROLLBACK, run_id, QUESTION, [APPROVE])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -68,8 +67,6 @@ def ask(client: AirflowClient) -> str:
     """Start release_lease and wait until it asks; returns the run's id."""
     run_id = client.trigger("release_lease.staging", {"reason": REASON})
     client.await_state("release_lease.staging", run_id, {"awaiting_input"}, task_id="decide", timeout_seconds=90)
-    # Airflow may fail a task that is answered at the moment it parks, and try it again: people are not that fast.
-    time.sleep(3)
     return run_id
 
 

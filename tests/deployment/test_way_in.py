@@ -79,9 +79,6 @@ def live(environment: str = "production") -> str:
 def asked(client: AirflowClient, run_id: str, task_id: str = "approve") -> str:
     """Wait until the run asks; returns what it shows."""
     client.await_state(DEPLOY, run_id, {"awaiting_input"}, task_id=task_id, timeout_seconds=240)
-    # Airflow may fail a task that is answered at the moment it parks, and try it again: people are not that fast.
-    time.sleep(3)
-    client.await_state(DEPLOY, run_id, {"awaiting_input"}, task_id=task_id, timeout_seconds=60)
     return str(client.hitl_details(DEPLOY, run_id, task_id)["body"])
 
 
