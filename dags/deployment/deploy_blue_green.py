@@ -44,11 +44,11 @@ from datetime import timedelta
 
 from airflow.sdk import Param, chain, dag
 
+from sebenza_ops.deployment.idle_color_operators import StopLaterOperator
 from sebenza_ops.deployment.operators import (
     DeployToIdleColorOperator,
     FinishDeploymentOperator,
     RecordDeploymentOperator,
-    StopLaterOperator,
     SwitchProveAndBakeOperator,
 )
 from sebenza_ops.deployment.params import version_param
