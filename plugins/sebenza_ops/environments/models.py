@@ -20,6 +20,7 @@ from sebenza_ops.environments.application_settings import (
     MonitoringSettings,
     NodeEnvironment,
 )
+from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy, ArchivedPath
 from sebenza_ops.environments.components import (
     Application,
     Cache,
@@ -62,8 +63,10 @@ from sebenza_ops.environments.policies import (
 __all__ = [
     "AppSettings",
     "Application",
+    "ApplicationBackupPolicy",
     "ApplicationSettings",
     "ApprovalPolicy",
+    "ArchivedPath",
     "BackupBeforeChangePolicy",
     "BackupPolicy",
     "BlueGreenPolicy",
@@ -167,6 +170,7 @@ class Environment(Model):
             *self._check_hosts(),
             *self._check_colors(),
             *self._check_roles(),
+            *self._check_archives(),
             *self._check_monitoring(),
             *self._check_windows(),
             *self._check_names(),
@@ -231,6 +235,11 @@ class Environment(Model):
                 scaling.maximum_hosts,
                 f"expected at least minimum_hosts ({scaling.minimum_hosts})",
             )
+
+    def _check_archives(self) -> Iterator[Finding]:
+        if self.policies.application_backup is not None and self.policies.backup is None:
+            expected = "expected, because policies.application_backup is made on the days of policies.backup"
+            yield Finding(("policies", "backup"), NOTHING, expected)
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
@@ -404,6 +405,9 @@ class Policies(Model):
     objectives: Annotated[Objectives, Field(description="What is promised.")] = Objectives()
     thresholds: Annotated[Thresholds, Field(description="What is too much.")] = Thresholds()
     backup: Annotated[BackupPolicy | None, Field(description="Automated backups.")] = None
+    application_backup: Annotated[
+        ApplicationBackupPolicy | None, Field(description="Archives of the application and the hosts' configuration.")
+    ] = None
     certificates: Annotated[CertificatePolicy, Field(description="TLS.")]
     maintenance_windows: Annotated[MaintenanceWindows | None, Field(description="Maintenance windows.")] = None
     approvals: Annotated[ApprovalPolicy | None, Field(description="Human decisions.")] = None

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sebenza_ops.environments.models import ObjectStore
 from sebenza_ops.systems.errors import OutsideSystemError
@@ -19,6 +19,7 @@ URL_LIFETIME_SECONDS = 900
 # cut off: 5 attempts of 60 s each. https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 3
+CHUNK_BYTES = 1024 * 1024
 
 
 class ObjectStorage:
@@ -63,6 +64,21 @@ class ObjectStorage:
                 raise
             content: bytes = answer["Body"].read()
             return content
+
+    def fetch(self, key: str, target: BinaryIO) -> bool:
+        """Write an object's content to a file as it comes; whether there is such an object."""
+        from botocore.exceptions import ClientError
+
+        with self._errors(f"reading {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self._store.bucket, Key=self.full_key(key))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "404"}:
+                    return False
+                raise
+            for part in answer["Body"].iter_chunks(CHUNK_BYTES):
+                target.write(part)
+            return True
 
     def get_json(self, key: str) -> Any:
         """An object's JSON content, or None when there is no such object."""

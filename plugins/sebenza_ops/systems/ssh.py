@@ -8,13 +8,14 @@ nothing that came from a parameter is ever read as shell.
 from __future__ import annotations
 
 import shlex
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from sebenza_ops.environments.models import Host
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError, RemoteCommandError
@@ -137,13 +138,14 @@ class HostSession:
         return transport is not None and transport.is_active()
 
     def run(
-        self, argv: Sequence[str], *, stdin: str = "", timeout_seconds: float = 30.0, check: bool = True
+        self, argv: Sequence[str], *, stdin: str | IO[bytes] = "", timeout_seconds: float = 30.0, check: bool = True
     ) -> CommandResult:
         """Run a command and wait for its end.
 
         Args:
             argv: The command as an argument list.
-            stdin: Text for its standard input. The place for secrets: arguments are visible in process lists.
+            stdin: Text for its standard input, or what a file gives. The place for secrets: arguments are visible in
+                process lists.
             timeout_seconds: After this the host ends the command; five seconds later this side gives up.
             check: Raise when the exit status is not 0.
 
@@ -177,21 +179,23 @@ class HostSession:
         name: str,
         arguments: Sequence[str],
         *,
-        stdin: str = "",
+        stdin: str | IO[bytes] = "",
         timeout_seconds: float = 30.0,
         check: bool = True,
     ) -> CommandResult:
         """Run include/hosts/<name>.sh; see `run`."""
         return self.run(script_argv(name, arguments), stdin=stdin, timeout_seconds=timeout_seconds, check=check)
 
-    def _execute(self, command: str, stdin: str, timeout_seconds: float) -> CommandResult:
+    def _execute(self, command: str, stdin: str | IO[bytes], timeout_seconds: float) -> CommandResult:
         import paramiko
 
         assert self._client is not None
         try:
             sent, received, errors = self._client.exec_command(command, timeout=timeout_seconds + 5)
-            if stdin:
+            if isinstance(stdin, str):
                 sent.write(stdin)
+            else:
+                shutil.copyfileobj(stdin, sent)
             sent.channel.shutdown_write()
             # Both at once: they share one window, and a full one would stop the command.
             with ThreadPoolExecutor(max_workers=1) as pool:
