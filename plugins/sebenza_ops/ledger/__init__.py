@@ -1,5 +1,6 @@
 """What happened: the operations database behind the Airflow connection `ops_ledger`."""
 
+from sebenza_ops.ledger.backup_sets import BackupKind, BackupSet, BackupSets, Reconciliation
 from sebenza_ops.ledger.errors import (
     ConnectionInvalid,
     EnvironmentFrozen,
@@ -38,6 +39,9 @@ from sebenza_ops.ledger.values import (
 __all__ = [
     "TOKEN_GAP",
     "AuditEntry",
+    "BackupKind",
+    "BackupSet",
+    "BackupSets",
     "BadRelease",
     "ConnectionInvalid",
     "Deployment",
@@ -59,6 +63,7 @@ __all__ = [
     "OutboxMessage",
     "Outcome",
     "RecordUnknown",
+    "Reconciliation",
     "Release",
     "ReleaseConflict",
     "Reservation",

@@ -265,3 +265,34 @@ class MessageAttemptRow(Base):
     message_id: Mapped[int] = mapped_column(ForeignKey("messages.id"), index=True)
     at: Mapped[datetime]
     error: Mapped[str | None] = mapped_column(Text)
+
+
+class BackupSetRow(Base):
+    """Every backup set that was ever seen in a repository; `gone_at` says since when it no longer is."""
+
+    __tablename__ = "backup_sets"
+    __table_args__ = (
+        UniqueConstraint("environment", "kind", "label"),
+        Index("ix_backup_sets_finished", "environment", "kind", "finished_at"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    environment: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(20))
+    label: Mapped[str] = mapped_column(String(200))
+    backup_type: Mapped[str] = mapped_column(String(20))
+    based_on: Mapped[str | None] = mapped_column(String(200))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+    detail: Mapped[dict[str, Any]]
+    dag_id: Mapped[str | None] = mapped_column(String(250))
+    run_id: Mapped[str | None] = mapped_column(String(250))
+    actor: Mapped[str | None] = mapped_column(String(250))
+    verified_at: Mapped[datetime | None]
+    bad_since: Mapped[datetime | None]
+    bad_reason: Mapped[str | None] = mapped_column(Text)
+    restore_tested_at: Mapped[datetime | None]
+    gone_at: Mapped[datetime | None]
+    gone_reason: Mapped[str | None] = mapped_column(Text)

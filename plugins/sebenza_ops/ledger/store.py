@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine, inspect
 
 from sebenza_ops.ledger.audit import Audit
+from sebenza_ops.ledger.backup_sets import BackupSets
 from sebenza_ops.ledger.connection import DEFAULT_CONNECTION_ID, default_url, ledger_url
 from sebenza_ops.ledger.database import Clock, Database, open_engine
 from sebenza_ops.ledger.deployments import Deployments
@@ -36,6 +37,7 @@ class Ledger:
         self.leases = Leases(database)
         self.releases = Releases(database)
         self.deployments = Deployments(database)
+        self.backup_sets = BackupSets(database)
         self.audit = Audit(database)
         self.evidence = Evidence(database)
         self.outbox = Outbox(database)
