@@ -16,8 +16,9 @@ RUN /opt/venv/bin/pip install --quiet -r /tmp/requirements.txt \
 
 # --- every process of Airflow
 FROM ${DEBIAN_IMAGE} AS airflow
+# age and zstd open the archives of hosts.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates python3 \
+ && apt-get install -y --no-install-recommends age ca-certificates python3 zstd \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 50000 --gid 0 --home-dir /opt/airflow --shell /usr/sbin/nologin airflow \
  && install -d -o airflow -g root -m 2775 /opt/airflow /var/log/airflow
@@ -71,9 +72,9 @@ CMD ["broker"]
 FROM packages AS lab
 COPY requirements-dev.txt /tmp/
 RUN apt-get update \
- && apt-get install -y --no-install-recommends curl git haproxy iproute2 iptables jq nginx-light nodejs npm \
+ && apt-get install -y --no-install-recommends age curl git haproxy iproute2 iptables jq nginx-light nodejs npm \
       openssh-client openssh-server openssl postgresql-common procps prometheus prometheus-alertmanager \
-      prometheus-node-exporter redis-server rsync socat util-linux \
+      prometheus-node-exporter redis-server rsync socat util-linux zstd \
  && sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
  && apt-get install -y --no-install-recommends postgresql-15 \
  && rm -rf /var/lib/apt/lists/* \

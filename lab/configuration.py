@@ -92,6 +92,8 @@ def write_host(host: str, operator_key: str) -> str:
     host_key = tls.ensure_ssh_key(root / "etc/ssh/ssh_host_ed25519_key", host)
     make_directory(root / "etc/ssh/authorized_keys")
     write_as(root / f"etc/ssh/authorized_keys/{LOGIN_USER}", f"{operator_key} operator\n")
+    archivist_key = tls.ensure_ssh_key(paths.ARCHIVIST_KEY, "archivist")
+    write_as(root / "etc/ssh/authorized_keys/root", f"{archivist_key} archivist\n", mode=0o600)
     write_as(
         root / "etc/ssh/sshd_config",
         render(

@@ -14,6 +14,7 @@ from typing import TypeVar
 from lab import (
     application_hosts,
     configuration,
+    emptying,
     haproxy,
     inventory,
     kernel,
@@ -252,6 +253,10 @@ def reset(names: Iterable[str], report: Report) -> None:
         report(f"{environment.name}: {artifact.release_id} in blue, green empty")
         if postgres.start_over_if_contracted(environment):
             report(f"{environment.name}: its database is made anew, contract migrations had been applied")
+        for host in (*environment.application_hosts, *environment.spare_hosts):
+            if emptying.is_emptied(host):
+                report(f"{host}: its files were gone, it is set up anew")
+                emptying.furnish(host)
         install(environment, artifact)
         for host in (*environment.application_hosts, *environment.spare_hosts):
             application_hosts.stop_color(host, "green")

@@ -46,6 +46,12 @@ def add_commands(commands: Commands) -> None:
     fill.add_argument("directory", metavar="DIRECTORY", nargs="?", default="/srv/sebenza/releases")
     fill.set_defaults(run=lambda each: _made(faults.fill_disk(each.host, each.directory)))
 
+    empty = kinds.add_parser(
+        "empty", help="take every file but sshd's from an application host, as if it were replaced"
+    )
+    empty.add_argument("host", metavar="HOST")
+    empty.set_defaults(run=lambda each: _made(faults.empty(each.host)))
+
     corrupt = kinds.add_parser("corrupt", help="spoil a marker or a load balancer's map")
     corrupt.add_argument("host", metavar="HOST")
     corrupt.add_argument("target", choices=["marker", "last-good", "map", "map-in-memory"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lab import damage, estate, haproxy, kernel, network, pm2_processes, supervision
+from lab import application_hosts, damage, emptying, estate, haproxy, kernel, network, pm2_processes, supervision
 from lab.addresses import (
     ALERTMANAGER_PORT,
     COLOR_PORTS,
@@ -24,7 +24,7 @@ from lab.addresses import (
     address,
 )
 from lab.fault_register import Fault, active, add, find, remove, update
-from lab.hosts import SERVICES, check_host, check_service
+from lab.hosts import SERVICES, check_host, check_service, environment_of
 from lab.waiting import LabError
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "active",
     "corrupt",
     "cut",
+    "empty",
     "fill_disk",
     "kill",
     "mend",
@@ -139,6 +140,16 @@ def fill_disk(host: str, directory: str = "/srv/sebenza/releases") -> Fault:
     return fault
 
 
+def empty(host: str) -> Fault:
+    """Take everything from an application host but sshd and its service manager, as if the machine were replaced.
+
+    Mending sets it up anew with v1.0.0 in blue, unless a procedure has brought it back meanwhile.
+    """
+    fault = add("empty", check_host(host))
+    emptying.empty(host)
+    return fault
+
+
 def corrupt(host: str, target: str, how: str) -> Fault:
     """Spoil what procedures read on a host.
 
@@ -211,6 +222,22 @@ def _mend_disk(fault: Fault) -> None:
     damage.unfill(fault.host, fault.detail, fault.id)
 
 
+def _mend_emptied(fault: Fault) -> None:
+    environment = environment_of(fault.host)
+    if environment is None:
+        return
+    if emptying.is_emptied(fault.host):
+        estate.reset([environment.name], estate.Progress())
+        return
+    emptying.furnish(fault.host)
+    color = application_hosts.live_color(environment.load_balancers[0])
+    if fault.host in environment.application_hosts and (
+        color is None or not application_hosts.is_healthy(fault.host, color)
+    ):
+        # A restore that came to no end.
+        estate.reset([environment.name], estate.Progress())
+
+
 def _mend_corrupted(fault: Fault) -> None:
     target = str(fault.undo["target"])
     if damage.read(fault.host, target) == fault.undo["spoiled"]:
@@ -223,6 +250,7 @@ _MENDS: Final[dict[str, Callable[[Fault], Any]]] = {
     "cut": _mend_cut,
     "slow": _mend_slow,
     "fill-disk": _mend_disk,
+    "empty": _mend_emptied,
     "corrupt": _mend_corrupted,
 }
 

@@ -7,6 +7,7 @@ keys and paths, so that what is rehearsed is what runs in production.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,6 +42,9 @@ _LAB_BLUE_GREEN: dict[str, dict[str, Any]] = {
     "staging": {"bake_seconds": 10, "keep_warm_seconds": 10, "hold_timeout_seconds": 60},
     "development": {"bake_seconds": 10, "keep_warm_seconds": 10, "hold_timeout_seconds": 60},
 }
+
+# The environments with a policy of application backups.
+ARCHIVED = ("production", "staging")
 
 
 def write_all() -> None:
@@ -110,6 +114,11 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
         # Unless asked for: rehearsals of the switch would otherwise wait for people.
         for policy in ("deployment", "approvals"):
             document["policies"].pop(policy, None)
+    archives = document["policies"].get("application_backup")
+    if archives is not None:
+        # What starts PM2 on the lab's hosts.
+        archives["paths"] = {"application": [{"path": "/etc/sebenza"}]}
+        archives["minimum_free_bytes"] = 16 * 1024**2
     blue_green = document["policies"].get("blue_green")
     if blue_green is not None:
         blue_green |= _LAB_BLUE_GREEN[environment.name]
@@ -204,7 +213,16 @@ def storage_client() -> Any:
 
 def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[str, Any]:
     secrets = lab_secrets()
-    return {
+    archives: dict[str, Any] = {}
+    if environment.name in ARCHIVED:
+        archives = {
+            f"sebenza_{environment.name}_root_ssh": _ssh("root", paths.ARCHIVIST_KEY),
+            f"sebenza_{environment.name}_archive_key": {
+                "conn_type": "generic",
+                "password": secrets.archive(environment.name),
+            },
+        }
+    return archives | {
         f"sebenza_{environment.name}_ssh": _ssh(),
         f"sebenza_{environment.name}_database": {
             "conn_type": "postgres",
@@ -227,12 +245,12 @@ def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[
     }
 
 
-def _ssh() -> dict[str, Any]:
+def _ssh(login: str = LOGIN_USER, key_file: Path = paths.OPERATOR_KEY) -> dict[str, Any]:
     return {
         "conn_type": "ssh",
-        "login": LOGIN_USER,
+        "login": login,
         "port": SSH_PORT,
-        "extra": {"key_file": str(paths.OPERATOR_KEY), "no_host_key_check": False, "allow_host_key_change": False},
+        "extra": {"key_file": str(key_file), "no_host_key_check": False, "allow_host_key_change": False},
     }
 
 

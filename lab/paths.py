@@ -25,6 +25,7 @@ CA_DIR: Final = LAB_DIR / "ca"
 CA_FILE: Final = CA_DIR / "ca.pem"
 KEYS_DIR: Final = LAB_DIR / "keys"
 OPERATOR_KEY: Final = KEYS_DIR / "operator"
+ARCHIVIST_KEY: Final = KEYS_DIR / "archivist"
 KNOWN_HOSTS: Final = KEYS_DIR / "known_hosts"
 ENVIRONMENTS_DIR: Final = LAB_DIR / "environments"
 # While it exists, the environments have their gates and approvals (`python -m lab gates on`).

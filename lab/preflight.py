@@ -21,7 +21,7 @@ from lab.waiting import LabError
 _REQUIRED_DISK_MIB = 2048
 _PROGRAMS = (
     "haproxy", "nginx", "redis-server", "sshd", "node", "npm", "git", "iptables", "socat", "curl", "rclone",
-    "rsync", "prometheus", "prometheus-alertmanager", "prometheus-node-exporter",
+    "rsync", "age", "zstd", "prometheus", "prometheus-alertmanager", "prometheus-node-exporter",
 )  # fmt: skip
 
 

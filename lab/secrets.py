@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
@@ -14,6 +15,11 @@ from lab.accounts import write_as
 
 def _password() -> str:
     return secrets.token_urlsafe(18)
+
+
+def _age_identity() -> str:
+    done = subprocess.run([str(paths.program("age-keygen"))], capture_output=True, text=True, check=True)
+    return next(line for line in done.stdout.splitlines() if line.startswith("AGE-SECRET-KEY-"))
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,17 @@ class LabSecrets:
     storage_ci_key_id: str = field(default_factory=lambda: "LABCI" + secrets.token_hex(8).upper())
     storage_ci_secret: str = field(default_factory=_password)
     attestation_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    # age's identities, which open the archives of hosts.
+    archive_production: str = field(default_factory=_age_identity)
+    archive_staging: str = field(default_factory=_age_identity)
 
     def database(self, environment: str) -> str:
         """The password of the application's database role in an environment."""
         return str(getattr(self, f"database_{environment}"))
+
+    def archive(self, environment: str) -> str:
+        """The age identity of an environment's archives."""
+        return str(getattr(self, f"archive_{environment}"))
 
     def cache(self, environment: str) -> str:
         """The Redis password of an environment."""

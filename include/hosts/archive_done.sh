@@ -2,5 +2,5 @@
 fence "$1" "$2" "$3" "$4"
 chown "$5:" "$1/fence-$2" "$1/fence-$2.lock"
 exec 8>>"$6/lock"
-flock -w 20 8 || exit 0
+flock -w 5 8 || exit 0
 rm -rf "${6:?}/${7:?}"

@@ -8,10 +8,12 @@ _mode=$1 _root=$2 _work=$3 _job=$3/$4 _minimum_bytes=$5 _recipient=$6 _names=$7 
 shift 8
 LC_ALL=C
 export LC_ALL
-mkdir -p "$_work"
+# Only the last directory is root's alone: what lies beside it has other users.
+(umask 022 && mkdir -p "$_work")
+chmod 700 "$_work"
 # Two at once would share the disk and the truth; a former attempt that still works is ended by its own time limit.
 exec 8>>"$_work/lock"
-flock -w 20 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
+flock -w 5 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
 cd "$_root"
 # What runs before this one have left: none of them works, this one has the lock.
 find "$_work" -mindepth 1 -maxdepth 1 -type d ! -path "$_work/aside" ! -path "$_job" -mmin +1440 -exec rm -rf {} + 2>/dev/null || :
@@ -60,9 +62,9 @@ collect() {
 : >"$_job/missing"
 collect "$@" >"$_job/collected"
 sort -zu "$_job/collected" >"$_job/list"
-[ -s "$_job/list" ] || fail "nothing of what is declared is on this host: $(tr '\n' ' ' <"$_job/missing")"
-xargs -0 sh -c 'exec find "$@" -maxdepth 0 -printf "%y\t%m\t%U\t%G\t%u\t%g\t%s\0%l\0%p\0"' sh <"$_job/list" >"$_job/attributes"
-xargs -0 sh -c 'exec find "$@" -maxdepth 0 -type f -print0' sh <"$_job/list" >"$_job/files"
+[ "$_mode" = list ] || [ -s "$_job/list" ] || fail "nothing of what is declared is on this host: $(tr '\n' ' ' <"$_job/missing")"
+xargs -0 -r sh -c 'exec find "$@" -maxdepth 0 -printf "%y\t%m\t%U\t%G\t%u\t%g\t%s\0%l\0%p\0"' sh <"$_job/list" >"$_job/attributes"
+xargs -0 -r sh -c 'exec find "$@" -maxdepth 0 -type f -print0' sh <"$_job/list" >"$_job/files"
 xargs -0 -r sha256sum -z <"$_job/files" >"$_job/hashes" || fail "a file could not be read, or is gone since it was listed"
 if [ "$_mode" = make ]; then
   command -v age >/dev/null || fail "age is not installed here: apt-get install age"

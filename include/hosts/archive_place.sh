@@ -9,7 +9,7 @@ umask 077
 _work=$6 _job=$6/$7 _aside=$6/aside/$7 _root=$8
 shift 8
 exec 8>>"$_work/lock"
-flock -w 20 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
+flock -w 5 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
 [ -d "$_job/tree" ] || fail "nothing is unpacked in $_job"
 cat >"$_job/moved"
 # From here on, what differs from the archive is this run's own unfinished work, and no reason to refuse.

@@ -5,11 +5,12 @@ umask 022
 [ -d "$1" ] || install -d -o "$5" -g "$(id -gn "$5")" -m 755 "$1"
 fence "$1" "$2" "$3" "$4"
 chown "$5:" "$1/fence-$2" "$1/fence-$2.lock"
+mkdir -p "$6"
 umask 077
+chmod 700 "$6"
 _work=$6 _job=$6/$7
-mkdir -p "$_work"
 exec 8>>"$_work/lock"
-flock -w 20 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
+flock -w 5 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
 command -v zstd >/dev/null || fail "zstd is not installed here: apt-get install zstd"
 rm -rf "$_job/tree"
 mkdir -p "$_job/tree"

@@ -3,7 +3,7 @@
 umask 077
 _job=$1/$2 _expected=$3
 exec 8>>"$1/lock"
-flock -w 20 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
+flock -w 5 8 || { echo "an archive is made or unpacked on this host right now" >&2; exit 75; }
 [ -f "$_job/archive" ] || fail "the archive is gone from $_job: make it again"
 [ "$(sha256sum "$_job/archive" | cut -d' ' -f1)" = "$_expected" ] || fail "the archive is not the one that was made"
 IFS= read -r _url

@@ -6,6 +6,7 @@ earlier attempt of the same task that is paused, not dead, is refused by the hos
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -357,6 +358,11 @@ def open_ledger(environment_name: str, holder: Holder, *, emergency: bool = Fals
 def holder_word(holder: Holder) -> str:
     """The run as the hosts keep it beside its fencing token: one word."""
     return f"{holder.dag_id}/{holder.run_id}".replace(" ", "_")
+
+
+def run_key(holder: Holder) -> str:
+    """A run as the name of a directory on a host: any run id, no slash, of a bounded length."""
+    return hashlib.sha256(f"{holder.dag_id}/{holder.run_id}".encode()).hexdigest()[:32]
 
 
 def holder_of(context: Mapping[str, Any]) -> Holder:

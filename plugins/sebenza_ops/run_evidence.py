@@ -34,6 +34,7 @@ def store_evidence(run: ChangeRun, started_at: datetime, *, is_failed: bool) -> 
         report = render_report(load(run.ledger, holder.dag_id, holder.run_id), header)
         storage = ObjectStorage(run.environment.object_store)
         key = store_report(report, run.environment, holder.dag_id, holder.run_id, storage)
-        run.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
+        if run.ledger.deployments.find(holder.dag_id, holder.run_id) is not None:
+            run.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
     except OutsideSystemError as error:
         run.note(f"the evidence report could not be stored, the ledger has its facts: {error}", "warning")

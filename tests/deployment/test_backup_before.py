@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sebenza_ops.deployment.backup_before import MANIFEST, PREFIX, run_key, run_prefix, superfluous
+from sebenza_ops.changes import run_key
+from sebenza_ops.deployment.backup_before import MANIFEST, PREFIX, run_prefix, superfluous
 from sebenza_ops.ledger import Holder
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

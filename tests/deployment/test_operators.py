@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from sebenza_ops.change_operators import HOUSEKEEPING_RETRIES
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.deployment import steps
-from sebenza_ops.deployment.operators import HOUSEKEEPING_RETRIES, AcquireLeaseOperator
+from sebenza_ops.deployment.operators import AcquireLeaseOperator
 from sebenza_ops.ledger import Holder, Ledger
 
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from sebenza_ops.deployment.waits import JUDGES, missing_build, missing_drained_sessions, missing_healthy_release
+from sebenza_ops.deployment.waits import JUDGES, missing_build, missing_drained_sessions
+from sebenza_ops.systems.release_answers import missing_healthy_release
 
 RELEASE = "v1.1.0-bbbbbbbbbbbb"
 VERSIONS = {"app1": "http://a/version", "app2": "http://b/version"}

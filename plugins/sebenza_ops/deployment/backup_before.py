@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from sebenza_ops.changes import ChangeRun
+from sebenza_ops.changes import ChangeRun, run_key
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.ledger import Holder
@@ -176,11 +175,6 @@ class LogicalDumpBackup:
                 storage.delete(key)
         except OutsideSystemError as error:
             run.note(f"old backups could not be removed: {error}", "warning")
-
-
-def run_key(holder: Holder) -> str:
-    """A run as the name of a directory on a host: any run id, no slash, of a bounded length."""
-    return hashlib.sha256(f"{holder.dag_id}/{holder.run_id}".encode()).hexdigest()[:32]
 
 
 def run_prefix(holder: Holder) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from sebenza_ops.change_operators import RETRIES
 from sebenza_ops.changes import ChangeRun, find_environment
-from sebenza_ops.deployment.operators import RETRIES
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:

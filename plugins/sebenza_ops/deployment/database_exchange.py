@@ -24,13 +24,13 @@ from sebenza_ops.deployment.database_rollback_steps import (
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.observe import servers_up
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
-from sebenza_ops.deployment.waits import missing_healthy_release
 from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.systems.application_cache import forget_cached_rows
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.database_copy import EXIT_SESSIONS_LEFT, parse_description
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError, RemoteCommandError
 from sebenza_ops.systems.fencing import changed_hosts, raise_tokens
+from sebenza_ops.systems.release_answers import missing_healthy_release
 from sebenza_ops.systems.ssh import CommandResult, kept_sessions, on_hosts
 
 AUDIT_ACTION = "database.rolled_back"

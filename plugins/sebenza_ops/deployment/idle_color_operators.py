@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from sebenza_ops.deployment.operators import RETRIES, DeploymentOperator
+from sebenza_ops.change_operators import RETRIES
+from sebenza_ops.deployment.operators import DeploymentOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

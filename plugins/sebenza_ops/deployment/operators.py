@@ -7,9 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from sebenza_ops.change_operators import (
+    HOUSEKEEPING_RETRIES,
+    HOUSEKEEPING_RETRY_DELAY,
+    ChangeOperator,
+    tasks_that_failed,
+)
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -18,11 +23,6 @@ if TYPE_CHECKING:
 
     from sebenza_ops.deployment.plan import DeploymentPlan, Strategy
 
-# A killed task is started again at once: what it watches goes on without it.
-RETRIES = 2
-# Housekeeping that finds the environment held comes back this often, for an hour.
-HOUSEKEEPING_RETRIES = 6
-HOUSEKEEPING_RETRY_DELAY = timedelta(minutes=10)
 # What a run that began with a way in keeps as progress.
 WAY_IN = "way_in"
 GATES_GROUP, JUDGE_GATES = "gates", "judge_gates"
@@ -33,50 +33,8 @@ def gate_task_id(gate: str) -> str:
     return f"{GATES_GROUP}.{gate}"
 
 
-class DeploymentOperator(BaseOperator):
-    """Base of the steps: idempotent, so retried without delay.
-
-    Args:
-        environment: Name of the environment in the inventory.
-        emergency: Part of a procedure that goes on while the ledger is down.
-    """
-
-    safe_to_retry = True
-    ui_color = "#dbe7f3"
-
-    def __init__(self, *, environment: str, emergency: bool = False, **kwargs: Any) -> None:
-        kwargs.setdefault("retries", RETRIES)
-        kwargs.setdefault("retry_delay", timedelta(0))
-        super().__init__(**kwargs)
-        self.environment = environment
-        self.emergency = emergency
-
-    def lease_ttl_seconds(self, run: ChangeRun) -> float:
-        """The lease's life without renewal, by the environment's policy."""
-        policy = run.environment.policies.blue_green
-        return float(policy.lease_ttl_seconds) if policy is not None else 120.0
-
-    def purpose(self, context: Context) -> str:
-        """What the lease is held for, in words."""
-        return f"{self.dag_id.partition('.')[0]} {context['params'].get('version', '')}".strip()
-
-    def join(self, context: Context) -> ChangeRun:
-        """The run's hold on the environment, for a step that changes nothing on hosts."""
-        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
-        try:
-            run.join(self.purpose(context), self.lease_ttl_seconds(run))
-        except ChangeRefusedError as error:
-            raise AirflowFailException(str(error)) from error
-        return run
-
-    def begin(self, context: Context) -> ChangeRun:
-        """This attempt's hold on the environment, with a fencing token of its own."""
-        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
-        try:
-            run.begin_attempt(self.purpose(context), self.lease_ttl_seconds(run))
-        except ChangeRefusedError as error:
-            raise AirflowFailException(str(error)) from error
-        return run
+class DeploymentOperator(ChangeOperator):
+    """Base of the steps of a deployment."""
 
 
 class AcquireLeaseOperator(DeploymentOperator):
@@ -388,9 +346,6 @@ class FinishDeploymentOperator(DeploymentOperator):
 
 def failed_tasks(states: dict[str, Any], own_task_id: str) -> list[str]:
     """The tasks that failed, first those that failed themselves. A gate that was judged has failed for nobody."""
-    ended = {name: str(state) for name, state in states.items() if name != own_task_id}
-    if ended.get(JUDGE_GATES) == "success":
-        ended = {name: state for name, state in ended.items() if not name.startswith(f"{GATES_GROUP}.")}
-    return [name for name, state in ended.items() if state == "failed"] or [
-        name for name, state in ended.items() if state == "upstream_failed"
-    ]
+    if str(states.get(JUDGE_GATES)) == "success":
+        states = {name: state for name, state in states.items() if not name.startswith(f"{GATES_GROUP}.")}
+    return tasks_that_failed(states, own_task_id)

@@ -14,13 +14,13 @@ from sebenza_ops.deployment.observe import unknown
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
-from sebenza_ops.deployment.waits import missing_healthy_release
 from sebenza_ops.environments.env_file import ApplicationSecrets, render_env_file
 from sebenza_ops.environments.models import BlueGreenPolicy, Color, Environment, Role
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_secrets import resolve_secrets
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError
 from sebenza_ops.systems.haproxy import LoadBalancerState, ServerState
+from sebenza_ops.systems.release_answers import missing_healthy_release
 from sebenza_ops.systems.ssh import HostSession, on_hosts, raise_first_error
 
 POLL_SECONDS = 0.3

@@ -24,11 +24,12 @@ from sebenza_ops.deployment.rotation import drained_hosts, restore_rotation
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
 from sebenza_ops.environments.env_file import render_env_file
 from sebenza_ops.environments.models import Color, Environment, Role
+from sebenza_ops.leases import take_and_tell
 from sebenza_ops.ledger import LeaseKind, LedgerUnavailable
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_secrets import resolve_secrets
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
-from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
+from sebenza_ops.systems.fencing import changed_hosts
 from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
 
 REPAIR_DEADLINE_SECONDS = 15.0
@@ -38,7 +39,6 @@ class PlanOutdatedError(Exception):
     """The environment is no longer what the plan was made for; nothing was changed by this step."""
 
 
-@kept_sessions()
 def take_lease(
     run: ChangeRun,
     *,
@@ -55,22 +55,18 @@ def take_lease(
     environment is frozen. A host that can't be reached is left
     to the plan, which names it and refuses.
     """
-    hosts = changed_hosts(run.environment)
-    seen = [answer.token for answer in read_tokens(run.environment, hosts).values() if isinstance(answer, SeenToken)]
     # What changes nothing must not keep an earlier run from being cleared.
     kind = LeaseKind.HOUSEKEEPING if housekeeping or plan_only else LeaseKind.CHANGE
-    lease = run.acquire(purpose, ttl_seconds, max(seen, default=0), kind, respect_freeze=not plan_only)
-    if not housekeeping:
+
+    def record() -> None:
         holder = run.holder
         run.ledger.deployments.start(
             run.environment.name, holder.dag_id, holder.run_id, holder.actor, version, None, strategy
         )
-    answers = raise_tokens(run.environment, hosts, run.fence)
-    for name, answer in answers.items():
-        if isinstance(answer, OutsideSystemError):
-            run.note(f"it could not be told the fencing token: {answer}", "warning", host=name)
-    run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
-    return lease.token
+
+    return take_and_tell(
+        run, purpose, ttl_seconds, kind, respect_freeze=not plan_only, record=None if housekeeping else record
+    )
 
 
 def plan_deployment(

@@ -6,53 +6,13 @@ an empty list ends the wait.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from sebenza_ops.systems.build_host import parse_status
 from sebenza_ops.systems.errors import NoDataError
-from sebenza_ops.systems.haproxy import parse_probe, parse_state
-
-Answers = Mapping[str, str | None]
-
-
-def missing_healthy_release(
-    answers: Answers, *, version_urls: Mapping[str, str], health_urls: Mapping[str, str], release_id: str
-) -> list[str]:
-    """What is missing until every application host is healthy with this release, seen from every load balancer.
-
-    Args:
-        answers: Output of lb_probe.sh by load balancer.
-        version_urls: By application host, its idle color's version page.
-        health_urls: By application host, its idle color's health check.
-        release_id: The release that must answer: a healthy process of another one is a trap.
-    """
-    missing: list[str] = []
-    for balancer, text in answers.items():
-        if text is None:
-            missing.append(f"{balancer} can't be asked")
-            continue
-        probed = parse_probe(text)
-        for host in version_urls:
-            status, body = probed.get(health_urls[host], (0, ""))
-            problem = _wrong_release(probed.get(version_urls[host], (0, "")), release_id)
-            if problem is None and status != 200:
-                problem = f"health check answers {status or 'nothing'} {_short(body)}".rstrip()
-            if problem is not None:
-                missing.append(f"{host} seen from {balancer}: {problem}")
-    return missing
-
-
-def _wrong_release(answer: tuple[int, str], release_id: str) -> str | None:
-    status, body = answer
-    if status != 200:
-        return f"version page answers {status or 'nothing'}"
-    try:
-        found = json.loads(body).get("release_id")
-    except (ValueError, AttributeError):
-        return f"version page is no JSON object: {_short(body)}"
-    return None if found == release_id else f"it says it is {found}, not {release_id}"
+from sebenza_ops.systems.haproxy import parse_state
+from sebenza_ops.systems.release_answers import Answers, missing_healthy_release
 
 
 def missing_drained_sessions(answers: Answers, *, backend: str, key: str) -> list[str]:
@@ -86,10 +46,6 @@ def missing_build(answers: Answers) -> list[str]:
         if status.state == "running":
             missing.append(f"the build runs: {status.log_tail[-200:]}")
     return missing
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:160]
 
 
 JUDGES: Mapping[str, Callable[..., list[str]]] = {

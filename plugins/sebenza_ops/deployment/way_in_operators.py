@@ -14,9 +14,10 @@ from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
+from sebenza_ops.change_operators import RETRIES
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.decisions import HumanDecisionOperator
-from sebenza_ops.deployment.operators import RETRIES, WAY_IN, DeploymentOperator, PlannedOperator, gate_task_id
+from sebenza_ops.deployment.operators import WAY_IN, DeploymentOperator, PlannedOperator, gate_task_id
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:

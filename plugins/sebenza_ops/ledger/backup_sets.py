@@ -20,10 +20,14 @@ from sebenza_ops.ledger.values import Holder
 
 
 class BackupKind(StrEnum):
-    """What a backup set is: files of the whole cluster in pgBackRest's repository, or a dump of one database."""
+    """What a backup set is."""
 
     PHYSICAL = "physical"
+    """Files of the whole cluster, in pgBackRest's repository."""
     LOGICAL = "logical"
+    """A dump of one database."""
+    APPLICATION = "application"
+    """The application and the configuration of one host."""
 
 
 @dataclass(frozen=True, slots=True)

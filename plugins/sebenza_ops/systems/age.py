@@ -66,13 +66,8 @@ class Identity:
         """The decrypted content of a file, as it is read. Raises SealError at the end when not all of it is good."""
         with self._descriptor() as descriptor:
             argv = ["age", "--decrypt", "--identity", f"/dev/fd/{descriptor}"]
-            with _started(argv, sealed, (descriptor,)) as process:
-                assert process.stdout is not None
-                yield process.stdout
-                process.stdout.read()
-                error = process.stderr.read() if process.stderr else b""
-                if process.wait(timeout=_TIMEOUT_SECONDS) != 0:
-                    raise SealError(f"it could not be decrypted: {_said(error)}")
+            with _output(argv, sealed, "decrypted", (descriptor,)) as content:
+                yield content
 
     def _recipient(self) -> str:
         if not self._secret.startswith("AGE-SECRET-KEY-1"):
@@ -95,13 +90,26 @@ class Identity:
 @contextmanager
 def decompressed(packed: IO[bytes]) -> Iterator[IO[bytes]]:
     """What zstd makes of a stream, as it is read. Raises SealError at the end when not all of it is good."""
-    with _started(["zstd", "--quiet", "--decompress", "--stdout"], packed, ()) as process:
+    with _output(["zstd", "--quiet", "--decompress", "--stdout"], packed, "decompressed") as content:
+        yield content
+
+
+@contextmanager
+def _output(argv: list[str], source: IO[bytes], done: str, pass_fds: tuple[int, ...] = ()) -> Iterator[IO[bytes]]:
+    """What a program makes of a stream. That it failed is the reason of whatever its reader fails with."""
+    with _started(argv, source, pass_fds) as process:
         assert process.stdout is not None
-        yield process.stdout
+        failure: OutsideSystemError | None = None
+        try:
+            yield process.stdout
+        except OutsideSystemError as error:
+            failure = error
         process.stdout.read()
-        error = process.stderr.read() if process.stderr else b""
+        said = process.stderr.read() if process.stderr else b""
         if process.wait(timeout=_TIMEOUT_SECONDS) != 0:
-            raise SealError(f"it could not be decompressed: {_said(error)}")
+            raise SealError(f"it could not be {done}: {_said(said)}") from failure
+        if failure is not None:
+            raise failure
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.systems.age import Identity, decompressed
 from sebenza_ops.systems.archive_manifest import MadeArchive, Manifest, parse_made, read_archive
 from sebenza_ops.systems.errors import NoDataError
-from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.object_store import CHUNK_BYTES, ObjectStorage
 from sebenza_ops.systems.ssh import Fence, HostSession
 
 PREFIX: Final = "archives/"
@@ -97,7 +97,10 @@ def fetched(storage: ObjectStorage, archive: ArchiveSet) -> Iterator[BinaryIO]:
         if not storage.fetch(archive.key, stream):
             raise NoDataError(f"{archive.key} is gone", host="object storage")
         file.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashed = hashlib.sha256()
+        while part := stream.read(CHUNK_BYTES):
+            hashed.update(part)
+        digest = hashed.hexdigest()
         if digest != archive.sha256:
             raise NoDataError(
                 f"{archive.key} has SHA-256 {digest}, expected {archive.sha256}: it was changed or cut off "

@@ -1,0 +1,1 @@
+"""Recovery: bringing back what was backed up, and proving that it works."""
