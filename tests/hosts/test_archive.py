@@ -22,14 +22,8 @@ from tests.hosts.scripts import run
 
 pytestmark = pytest.mark.integration
 
-PLACES = [
-    "+etc/nginx",
-    "+srv/releases",
-    "+srv/colors",
-    "=var/log/app",
-    "=var/lib/state",
-    "+etc/systemd/system/sebenza-*",
-]
+UNITS = "etc/systemd/system/sebenza-*"
+PLACES = ["+etc/nginx", "+srv/releases", "+srv/colors", "=var/log/app", "=var/lib/state", f"+{UNITS}"]
 NAMES, PATHS = "node_modules *.log", "srv/colors/*/run var/lib/state/*"
 ODD = "a b;$(touch x)\n'\"ü"
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,51 +12,16 @@ from sebenza_ops.environments.models import ObjectStore
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 from tests.systems.certificates import Authority
-from tests.systems.processes import LOOPBACK, accepts, free_port, server
+from tests.systems.processes import free_port
+from tests.systems.s3 import SECRET, S3Server, s3_server
 
 pytestmark = pytest.mark.integration
-
-KEY_ID, SECRET = "TESTKEY", "TESTSECRET"
-
-
-@dataclass(frozen=True)
-class S3Server:
-    port: int
-    authority: Authority
-    directory: Path
-
-    def connection(self, *, port: int | None = None, secret: str = SECRET, ca_file: Path | None = None) -> str:
-        extra = {
-            "endpoint_url": f"https://{LOOPBACK}:{port or self.port}",
-            "region_name": "us-east-1",
-            "verify": str(ca_file or self.authority.ca_file),
-            "config_kwargs": {
-                "request_checksum_calculation": "when_required",
-                "response_checksum_validation": "when_required",
-                "s3": {"addressing_style": "path"},
-                "signature_version": "s3v4",
-                "connect_timeout": 10,
-                "retries": {"max_attempts": 2},
-            },
-        }
-        return json.dumps({"conn_type": "aws", "login": KEY_ID, "password": secret, "extra": extra})
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    beside_python = Path(sys.executable).parent / "rclone"
-    program = str(beside_python) if beside_python.exists() else shutil.which("rclone")
-    assert program is not None, "rclone is not installed"
-    directory, port = tmp_path_factory.mktemp("s3"), free_port()
-    authority = Authority(directory)
-    files = authority.server_files("storage", "storage.test")
-    (directory / "data" / "sebenza").mkdir(parents=True)
-    (directory / "rclone.conf").touch()
-    argv = [program, "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--cert", str(files.certificate)]
-    argv += ["--key", str(files.key), "--vfs-cache-mode", "off", "--dir-cache-time", "0", str(directory / "data")]
-    environment = {"RCLONE_AUTH_KEY": f'"{KEY_ID},{SECRET}"', "RCLONE_CONFIG": str(directory / "rclone.conf")}
-    with server(argv, directory / "log", lambda: accepts(port), environment=environment):
-        yield S3Server(port, authority, directory)
+    with s3_server(tmp_path_factory.mktemp("s3")) as found:
+        yield found
 
 
 def storage(

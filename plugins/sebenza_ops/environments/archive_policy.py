@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Model, Seconds, UtcTime
 from sebenza_ops.environments.hosts import Role
@@ -29,6 +29,13 @@ class ArchivedPath(Model):
         Field(description="false: the directory itself, with owner and mode, without what is in it (logs, caches)."),
     ] = True
     optional: Annotated[bool, Field(description="true: that it is missing is no reason for a warning.")] = False
+
+    @field_validator("path")
+    @classmethod
+    def _stay_below(cls, value: str) -> str:
+        if ".." in value.split("/"):
+            raise ValueError("expected a path without '..'")
+        return value
 
 
 class ApplicationBackupPolicy(Model):
