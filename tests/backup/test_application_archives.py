@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sebenza_ops.backup.application_archives import ApplicationBackup, ChangingFilesError
+from sebenza_ops.backup.application_archives import ApplicationBackup
 from sebenza_ops.backup.archive_rules import catalog_label
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
@@ -146,11 +147,8 @@ def test_a_file_that_never_holds_still_is_named(
         made = make(self, recipient)
         # What the archive holds is neither what was listed before nor what is there after.
         entry = made.manifest.entries["etc/nginx/nginx.conf"]
-        entries = {
-            **made.manifest.entries,
-            "etc/nginx/nginx.conf": type(entry)(**{**vars_of(entry), "sha256": "0" * 64}),
-        }
-        return type(made)(Manifest(entries, made.manifest.missing, made.manifest.stamps), made.size_bytes, made.sha256)
+        entries = {**made.manifest.entries, "etc/nginx/nginx.conf": replace(entry, sha256="0" * 64)}
+        return replace(made, manifest=Manifest(entries, made.manifest.missing, made.manifest.stamps))
 
     def changing_look(self: HostArchive) -> Manifest:
         file.write_text(f"changed {next(count)}")
@@ -162,25 +160,16 @@ def test_a_file_that_never_holds_still_is_named(
     with pytest.raises(OutsideSystemError, match=r"etc/nginx/nginx\.conf \(another content\)") as raised:
         backup(ledger, only).back_up()
     assert "changed while they were read, 3 times" in str(raised.value)
-    assert issubclass(ChangingFilesError, OutsideSystemError)
     assert stored_sets(ObjectStorage(environment.object_store), "production") == []
-
-
-def vars_of(entry: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(entry)
 
 
 def test_retention_removes_old_sets_and_the_catalog_follows(ledger: Ledger, environment: Environment) -> None:
     storage = ObjectStorage(environment.object_store)
     first = backup(ledger, environment, "1").back_up()
-    kept = environment.policies.retention.model_copy(update={"backups_days": 30})
     for archive in first:
         # As old as the policy no longer keeps.
         old = archive.model_copy(update={"made_at": archive.made_at.replace(year=archive.made_at.year - 1)})
         storage.put_bytes(f"{archive.directory}set.json", old.model_dump_json().encode())
-    assert kept.backups_days == environment.policies.retention.backups_days
     assert backup(ledger, environment, "2").retain() == [], "the last good set of a host was removed"
     second = backup(ledger, environment, "2").back_up()
     removed = backup(ledger, environment, "2").retain()

@@ -25,7 +25,7 @@ from tests.backup.archives import NOW, archive_set
 )
 def test_the_schedule_follows_the_policy(frequency: str, start: str, cron: str) -> None:
     policy = ApplicationBackupPolicy.model_validate({"start": start, "ssh_conn_id": "a", "cipher_conn_id": "b"})
-    assert schedule_of(policy, BackupPolicy.model_construct(frequency=frequency)) == cron
+    assert schedule_of(policy, BackupPolicy.model_construct(**{"frequency": frequency})) == cron
 
 
 def test_what_is_older_than_the_policy_goes() -> None:
