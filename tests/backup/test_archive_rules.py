@@ -17,6 +17,9 @@ from sebenza_ops.backup.archive_rules import (
 )
 from sebenza_ops.environments.models import ApplicationBackupPolicy, BackupPolicy
 from tests.backup.archives import NOW, archive_set
+from tests.systems.estates import shipped
+
+BACKUP = shipped("production").policies.backup.model_dump()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ from tests.backup.archives import NOW, archive_set
 )
 def test_the_schedule_follows_the_policy(frequency: str, start: str, cron: str) -> None:
     policy = ApplicationBackupPolicy.model_validate({"start": start, "ssh_conn_id": "a", "cipher_conn_id": "b"})
-    assert schedule_of(policy, BackupPolicy.model_construct(**{"frequency": frequency})) == cron
+    assert schedule_of(policy, BackupPolicy.model_validate(BACKUP | {"frequency": frequency})) == cron
 
 
 def test_what_is_older_than_the_policy_goes() -> None:

@@ -76,10 +76,12 @@ class RunHeader(BaseModel):
 
 
 PROCEDURE_NAMES = {
+    "backup_application": "Application backup",
     "build_release": "Release build",
     "check_environment": "Environment check",
     "deploy_blue_green": "Blue-green deployment",
     "deploy_standard": "Standard deployment",
+    "restore_application": "Restore of an application host",
 }
 
 
