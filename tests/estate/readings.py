@@ -105,7 +105,7 @@ def _host(environment: Environment, host: Host) -> HostReading:
     directories = directories_of(environment, host)
     reading.texts["check_host"] = {
         "identity": "sebenza sebenza",
-        "programs": "\n".join(f"{name}\t/usr/bin/{name}" for name in programs_of(host)),
+        "programs": "\n".join(f"{name}\t/usr/bin/{name}" for name in programs_of(host, environment)),
         "sync": "yes",
         "temporary": "/tmp yes",
         "directories": "\n".join(f"{path}\t{path}\tyes\tsebenza:sebenza 755" for path in directories),

@@ -27,6 +27,7 @@ PROGRAMS: dict[Role, tuple[str, ...]] = {
     Role.LOAD_BALANCER: (*_EVERY_CHANGE, "socat", "curl", "awk", "base64"),
     Role.BUILD: ("flock", "setsid", "git", "curl", "tar", "gzip"),
 }
+_ARCHIVES = ("flock", "find", "xargs", "sort", "tar", "sha256sum", "zstd", "age", "curl")
 SERVICES: dict[Role, tuple[Service, ...]] = {
     Role.LOAD_BALANCER: (Service.HAPROXY,),
     Role.APPLICATION: (Service.NGINX, Service.PM2),
@@ -35,9 +36,12 @@ SERVICES: dict[Role, tuple[Service, ...]] = {
 }
 
 
-def programs_of(host: Host) -> tuple[str, ...]:
-    """The programs that the scripts in include/hosts call on a host of its roles."""
-    return tuple(dict.fromkeys(name for role in host.roles for name in PROGRAMS.get(role, ())))
+def programs_of(host: Host, environment: Environment | None = None) -> tuple[str, ...]:
+    """The programs that the scripts in include/hosts call on a host of its roles, by its environment's policies."""
+    wanted = dict.fromkeys(name for role in host.roles for name in PROGRAMS.get(role, ()))
+    if environment is not None and environment.policies.application_backup is not None:
+        wanted |= dict.fromkeys(_ARCHIVES)
+    return tuple(wanted)
 
 
 def directories_of(environment: Environment, host: Host) -> dict[str, bool]:
@@ -66,7 +70,7 @@ def check_host(environment: Environment, host: Host, reading: HostReading, login
     if not check_access(findings, environment.name, host, reading, login):
         return findings
     check_login(findings, environment, host, reading)
-    check_programs(findings, host, reading)
+    check_programs(findings, host, reading, environment)
     check_directories(findings, host, reading, directories_of(environment, host))
     check_fence(findings, environment, host, reading)
     for service in reading.services:
@@ -128,11 +132,13 @@ def check_login(findings: Findings, environment: Environment, host: Host, readin
     )
 
 
-def check_programs(findings: Findings, host: Host, reading: HostReading) -> None:
-    """What the scripts call must be there; sync must take a file."""
+def check_programs(
+    findings: Findings, host: Host, reading: HostReading, environment: Environment | None = None
+) -> None:
+    """What the scripts call must be there, for the environment's policies too; sync must take a file."""
     lines = (line.split("\t") for line in reading.part("check_host", "programs").splitlines())
     found = {words[0]: words[1] for words in lines if len(words) == 2}
-    wanted = programs_of(host)
+    wanted = programs_of(host, environment)
     if not wanted:
         return
     absent = [name for name in wanted if found.get(name, "!missing") == "!missing"]

@@ -16,7 +16,8 @@ _PACKAGES = {
     "setsid": "util-linux",
     "awk": "mawk",
     "ps": "procps",
-    **dict.fromkeys(("sync", "mktemp", "timeout", "sha256sum", "base64", "df", "stat"), "coreutils"),
+    **dict.fromkeys(("find", "xargs"), "findutils"),
+    **dict.fromkeys(("sync", "mktemp", "timeout", "sha256sum", "base64", "df", "stat", "sort"), "coreutils"),
 }
 
 

@@ -155,7 +155,13 @@ def _run_scripts(session: HostSession, questions: HostQuestions, reading: HostRe
     build = questions.build
     if is_build and build is not None:
         directories = {host.path(build.work_dir): False}
-    common = [host.path(application.state_dir), environment.name, *programs_of(host), "--", *directories]
+    common = [
+        host.path(application.state_dir),
+        environment.name,
+        *programs_of(host, None if is_build else environment),
+        "--",
+        *directories,
+    ]
     scripts: list[tuple[str, list[str]]] = [("check_host", common)]
     if Role.APPLICATION in host.roles and not is_build:
         ports = [str(entry.process_port) for entry in application.colors.values()]

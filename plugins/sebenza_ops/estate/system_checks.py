@@ -19,6 +19,8 @@ MINIMUM_SAMPLE_AGE_SECONDS = 5.0
 # Airflow's connection types that fit, and how to make one. What is in capitals is filled in by people.
 CONNECTION_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "ssh": (("ssh",), """--conn-login sebenza --conn-extra '{"key_file": "/PATH/TO/KEY"}'"""),
+    "ssh as root": (("ssh",), """--conn-login root --conn-extra '{"key_file": "/PATH/TO/KEY"}'"""),
+    "archives": (("generic",), "--conn-password AGE-SECRET-KEY"),
     "database": (("postgres",), "--conn-host HOST --conn-login LOGIN --conn-password PASSWORD --conn-schema DATABASE"),
     "cache": (("redis",), "--conn-host HOST --conn-password PASSWORD"),
     "object store": (
@@ -50,6 +52,9 @@ def connections_of(environment: Environment, build: Build | None) -> dict[str, s
         environment.alerts_webhook_conn_id: "alerts webhook",
     }
     wanted |= {conn_id: kind for conn_id, kind in optional.items() if conn_id is not None}
+    archives = environment.policies.application_backup
+    if archives is not None:
+        wanted |= {archives.ssh_conn_id: "ssh as root", archives.cipher_conn_id: "archives"}
     channels = environment.policies.channels
     wanted |= {
         channel.conn_id: str(channel.type) for channel in (*channels.critical, *channels.warning, *channels.info)

@@ -47,6 +47,8 @@ from sebenza_ops.systems.ssh import on_hosts, open_session
 DAEMON_DEADLINE_SECONDS = 20.0
 POLL_SECONDS = 0.3
 HEALTH_TIMEOUT_SECONDS = 60.0
+# The tasks that change nothing on the estate.
+BEFORE_CHANGE = ("acquire_lease", "plan_restore")
 
 
 class RestorePlan(BaseModel):
@@ -217,7 +219,9 @@ def finish_restore(run: ChangeRun, host: str, failed: list[str], started_at: dat
     """Record how the run ended, and store its evidence. Returns the summary."""
     text = summary or "planned only, nothing was changed"
     if failed:
-        text = f"{host} is not restored: {failed[0]} failed. While it is out of rotation, users do not meet it"
+        touched = failed[0] not in BEFORE_CHANGE
+        left = "it stays out of rotation, users do not meet it" if touched else "nothing was touched"
+        text = f"{host} is not restored, {left}: {failed[0]} failed, its log says why"
     verdict = "failed" if failed else "succeeded" if summary else "planned"
     now = datetime.now(UTC)
     outcome = OutcomeFact.model_validate(
