@@ -16,8 +16,8 @@ from sebenza_ops.systems.pgbackrest import JobStatus
 QUICK_SECONDS = 20.0
 POLL_INTERVAL_SECONDS = 0.5
 TRIGGER_INTERVAL_SECONDS = 5.0
-# The host ends the job by itself after its time.
-END_GRACE_SECONDS = 120.0
+# One wait in the triggerer. The lease lasts as long: a run that is given up meanwhile does not keep it for hours.
+WAIT_SECONDS = 600.0
 
 
 def job_key(holder: Holder, clear_number: int) -> str:
@@ -41,7 +41,6 @@ class JobRunning(Exception):
         self._environment, self._host, self._job, self._what = environment, host, job, what
         policy = environment.policies.backup
         assert policy is not None
-        self.timeout_seconds = policy.timeout_seconds + END_GRACE_SECONDS
         self._work_dir = host.path(policy.work_dir)
 
     def trigger(self) -> Any:
@@ -57,7 +56,7 @@ class JobRunning(Exception):
             script="dump_status",
             arguments={self._host.name: [self._work_dir, self._job]},
             interval_seconds=TRIGGER_INTERVAL_SECONDS,
-            deadline=time.time() + self.timeout_seconds,
+            deadline=time.time() + WAIT_SECONDS,
         )
 
 

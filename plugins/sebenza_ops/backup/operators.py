@@ -92,14 +92,14 @@ class BackupJobOperator(BackupOperator):
         return self._go(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on after the job has ended; one that did not is looked at all the same, and told of by its own state."""
+        """Go on after the job has ended; while it works the wait begins anew. Its host ends it after its time."""
         if event["missing"]:
-            self.log.warning("the wait has ended before the job: %s", "; ".join(event["missing"]))
+            self.log.info("%s; waiting on", "; ".join(event["missing"]))
         return self._go(context)
 
     def _go(self, context: Context) -> Any:
         from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
-        from sebenza_ops.backup.jobs import JobRunning
+        from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning
         from sebenza_ops.backup.plan import BackupPlan
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS
         from sebenza_ops.systems.errors import FencedOffError
@@ -113,12 +113,12 @@ class BackupJobOperator(BackupOperator):
             raise AirflowFailException(str(error)) from error
         except JobRunning as running:
             self.log.info("%s; waiting in the triggerer", running)
-            run.extend_for_wait(running.timeout_seconds)
+            run.extend_for_wait(WAIT_SECONDS)
             waiting = running
         self.defer(
             trigger=waiting.trigger(),
             method_name="execute_complete",
-            timeout=timedelta(seconds=waiting.timeout_seconds + 60),
+            timeout=timedelta(seconds=WAIT_SECONDS + 60),
         )
         raise AssertionError("deferring does not return")
 
