@@ -123,6 +123,8 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     assert manifest["rows"] == {"public.orders": counted["rows"]}
     for key, piece in manifest["objects"].items():
         assert storage.size_bytes(key) == piece["size_bytes"]
+    with server.restored(label) as restored:
+        assert restored.execute("SELECT count(*) FROM orders").fetchone() == (manifest["rows"]["public.orders"],)
     told = [item.message for item in ledger.outbox.of_run(run.holder.dag_id, run.holder.run_id)]
     assert {message.kind for message in told} == {"warning"}
     assert "no replica can be read" in told[0].body
