@@ -62,7 +62,7 @@ def make_dag(environment: Environment) -> None:
     policy = environment.policies.backup
     assert policy is not None
     part = timedelta(seconds=policy.timeout_seconds) + GRACE
-    backed_up = Asset(name=f"database_backup.{environment.name}", uri=f"x-sebenza://{environment.name}/database_backup")
+    backed_up = Asset(name=f"database_backup.{environment.name}")
 
     @dag(
         dag_id=procedure_id("backup_database", environment),

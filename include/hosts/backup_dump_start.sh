@@ -21,12 +21,13 @@ SET timezone = 'UTC';
 -- Rows that a policy hides would not be counted: then it fails.
 SET row_security = off;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+-- The first statement takes the snapshot: the LSN is of the same moment, as nearly as can be.
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn \gset
 SELECT pg_export_snapshot() AS snapshot \gset
 \setenv SNAPSHOT :snapshot
 \o :manifest
 SELECT json_build_object('what', 'database', 'name', current_database(), 'at', now(), 'in_recovery', pg_is_in_recovery(),
-  'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
-  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+  'lsn', :'lsn', 'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
   'size_bytes', pg_database_size(current_database()), 'server_version', current_setting('server_version'));
 SELECT 'SELECT json_build_object(''what'', ''schema'', ''revision'', (SELECT coalesce(max(number), 0) FROM schema_migrations WHERE finished_at IS NOT NULL))'
 WHERE to_regclass('schema_migrations') IS NOT NULL \gexec

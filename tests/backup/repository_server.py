@@ -25,7 +25,6 @@ from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.systems.errors import FencedOffError, RemoteCommandError
 from sebenza_ops.systems.ssh import EXIT_FENCED_OFF, CommandResult, Fence, HostSession, script_argv
 from tests.systems.certificates import Authority
-from tests.systems.processes import until
 
 BINARIES = paths.POSTGRES_BIN
 CIPHER = "a-passphrase-that-is-a-secret"
@@ -163,34 +162,6 @@ class RepositoryServer:
         """The S3 server's process."""
         assert self._storage is not None
         return self._storage.pid
-
-    @contextmanager
-    def restored(self, label: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-        """A set restored beside the server with all WAL that the repository has, and a connection to it."""
-        scratch, socket_dir = self.root / "scratch", self.root / "run/scratch"
-        for directory in (scratch, socket_dir):
-            directory.mkdir(mode=0o700)
-            if self._account is not None:
-                os.chown(directory, self._account.pw_uid, self._account.pw_gid)
-        options = [f"--set={label}", f"--pg1-path={scratch}", "--archive-mode=off", "restore"]
-        self.session.run(["pgbackrest", f"--config={self.config_file}", "--stanza=main", *options], timeout_seconds=60)
-        log, settings = f"{self.root}/log/scratch.log", f"-c unix_socket_directories='{socket_dir}'"
-        self._run("pg_ctl", "start", "--wait", "--pgdata", str(scratch), "--log", log, "--options", settings)
-        try:
-            with psycopg.connect(
-                host=str(socket_dir), dbname="sebenza_logistics", user="postgres", autocommit=True
-            ) as connection:
-                # pg_ctl's end says nothing of recovery's.
-                until(
-                    lambda: connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,),
-                    "it is promoted",
-                    30,
-                )
-                yield connection
-        finally:
-            self._run("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", str(scratch))
-            shutil.rmtree(scratch)
-            shutil.rmtree(socket_dir)
 
     @contextmanager
     def changed(self, file: Path, content: bytes | None) -> Iterator[None]:

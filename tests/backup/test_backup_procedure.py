@@ -17,11 +17,13 @@ from lab.airflow.stack import LocalAirflow
 from lab.hosts import ENVIRONMENTS
 from lab.secrets import lab_secrets
 from lab.storage import BUCKET
+from lab.waiting import until
 from sebenza_ops.ledger import BackupKind, BackupSet, Ledger
 
 pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PRODUCTION, STAGING = "backup_database.production", "backup_database.staging"
+VERIFY_STAGING, VERIFY_PRODUCTION = "verify_backups.staging", "verify_backups.production"
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,19 @@ def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
     with airflow.client("operator") as client, airflow.client("admin") as admin:
         for dag_id in (PRODUCTION, STAGING):
             admin.set_paused(dag_id, False)
+            await_scheduled_run(client, dag_id)
         yield client
-        for dag_id in (PRODUCTION, STAGING):
+        for dag_id in (PRODUCTION, STAGING, VERIFY_PRODUCTION, VERIFY_STAGING):
             admin.set_paused(dag_id, True)
+
+
+def await_scheduled_run(client: AirflowClient, dag_id: str) -> None:
+    """A schedule that is switched on begins with the run that was due last: manual ones would be refused beside it."""
+    until(
+        lambda: any(run["run_type"] == "scheduled" for run in client.dag_runs(dag_id)), "the scheduled run exists", 60
+    )
+    for run in client.dag_runs(dag_id):
+        client.await_state(dag_id, run["dag_run_id"], timeout_seconds=240)
 
 
 @pytest.fixture
@@ -136,7 +148,29 @@ def test_of_two_runs_at_once_one_is_refused(operator: AirflowClient, ledger: Led
     assert set(repository("db1")) - before == {made.label}
 
 
-def test_staging_is_backed_up_from_its_only_server(operator: AirflowClient, ledger: Ledger) -> None:
+def test_a_set_of_production_is_restored_on_its_replica(
+    operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
+) -> None:
+    with airflow.client("admin") as admin:
+        admin.set_paused(VERIFY_PRODUCTION, False)
+    newest = next(each for each in ledger.backup_sets.present("production", BackupKind.PHYSICAL) if each.made_by)
+    run_id = operator.trigger(VERIFY_PRODUCTION, {"set": newest.label})
+    assert ended(operator, VERIFY_PRODUCTION, run_id)[0] == "success"
+    assert operator.xcom(VERIFY_PRODUCTION, run_id, "plan_restore_test")["host"] == "db2"
+    measured = operator.xcom(VERIFY_PRODUCTION, run_id, "restore_set")
+    assert measured["restored_bytes"] > 10**7
+    proven = ledger.backup_sets.find("production", BackupKind.PHYSICAL, newest.label)
+    assert proven is not None
+    assert proven.restore_tested_at is not None
+    assert list((paths.host_files("db2") / "var/lib/sebenza-backup").glob("*/data")) == []
+
+
+def test_staging_is_backed_up_from_its_only_server_and_restored_afterwards(
+    operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
+) -> None:
+    with airflow.client("admin") as admin:
+        admin.set_paused(VERIFY_STAGING, False)
+    before = {run["dag_run_id"] for run in operator.dag_runs(VERIFY_STAGING)}
     run_id = operator.trigger(STAGING, {})
     state, _ = ended(operator, STAGING, run_id)
     assert state == "success"
@@ -145,6 +179,16 @@ def test_staging_is_backed_up_from_its_only_server(operator: AirflowClient, ledg
     assert made[BackupKind.PHYSICAL].detail["from_replica"] is False
     manifest = json.loads(stored(made[BackupKind.LOGICAL].detail["manifest"], "staging/"))
     assert [piece["name"] for piece in manifest["objects"].values()] == ["database.pgc"]
+
+    def begun() -> set[str]:
+        return {run["dag_run_id"] for run in operator.dag_runs(VERIFY_STAGING)} - before
+
+    until(lambda: bool(begun()), "the backup sets its verification off", 60)
+    for verification in begun():
+        assert ended(operator, VERIFY_STAGING, verification)[0] == "success"
+    proven = ledger.backup_sets.find("staging", BackupKind.PHYSICAL, made[BackupKind.PHYSICAL].label)
+    assert proven is not None
+    assert proven.restore_tested_at is not None
 
 
 def test_development_has_no_backups(operator: AirflowClient) -> None:

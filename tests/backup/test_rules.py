@@ -10,12 +10,14 @@ import pytest
 
 from sebenza_ops.backup.errors import BackupRefusedError
 from sebenza_ops.backup.plan import check_archiving, check_space, choose_host, cron, type_due
+from sebenza_ops.backup.restore_steps import choose_set, differences, measurements
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
 from sebenza_ops.backup.rpo import recovery_point
 from sebenza_ops.environments.models import BackupPolicy
 from sebenza_ops.ledger import BackupKind, BackupSet
 from sebenza_ops.systems.backup_host import ArchiveState, DatabaseHostState
 from sebenza_ops.systems.pgbackrest import ArchiveReport, RepositorySet
+from sebenza_ops.systems.restore_test import RestoreReport
 
 # A Wednesday.
 NOW = datetime(2026, 11, 25, 0, 30, tzinfo=UTC)
@@ -209,6 +211,35 @@ def test_dumps_go_by_age_but_the_newest_good_one_stays() -> None:
 def test_how_much_would_be_lost_now(changes: dict[str, Any], repository_max: str | None, seconds: float | None) -> None:
     point = recovery_point(archive(**changes), repository_max)
     assert point.seconds == seconds, point.reason
+
+
+def test_the_newest_set_with_a_manifest_is_restored_unless_one_is_named() -> None:
+    old = replace(kept("a", 2), detail={"manifest": "m"})
+    new, without = replace(kept("b", 1, good=False), detail={"manifest": "n"}), kept("c", 0)
+    present = [without, new, old]
+    assert choose_set(present, "").label == "b", "a set that was never verified is passed over"
+    assert choose_set(present, "a").label == "a"
+    with pytest.raises(BackupRefusedError, match=r"no set 'x'.*there are: c, b, a"):
+        choose_set(present, "x")
+    with pytest.raises(BackupRefusedError, match="c has no manifest"):
+        choose_set(present, "c")
+    with pytest.raises(BackupRefusedError, match="run backup_database"):
+        choose_set([without], "")
+
+
+def test_every_difference_from_the_manifest_is_named() -> None:
+    assert differences({"public.a": 1, "public.b": 2}, {"public.a": 1, "public.b": 2}) == []
+    assert differences({"public.a": 1, "public.b": 2}, {"public.a": 3, "public.c": 1}) == [
+        "public.a: 3 rows, expected 1",
+        "public.b: is missing",
+        "public.c: was not in the manifest",
+    ]
+
+
+def test_a_recovery_time_is_projected_from_enough_data_only() -> None:
+    report = RestoreReport(10.0, 1.0, 5.0, 2 * 10**9, True, {"public.a": 1})
+    assert measurements(report)["projected_restore_seconds"] == 2500
+    assert measurements(replace(report, restored_bytes=10**8))["projected_restore_seconds"] is None
 
 
 def test_only_a_gap_that_a_set_needs_breaks_it() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from sebenza_ops.backup import steps
+from sebenza_ops.backup import restore_steps, steps
 from sebenza_ops.backup.dump_steps import dump_database, dump_prefix
 from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
 from sebenza_ops.backup.finish import finish_backup
 from sebenza_ops.backup.plan import BackupPlan
+from sebenza_ops.backup.restore_steps import plan_restore_test, restore_set
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.environments.models import Host
 from sebenza_ops.ledger import BackupKind, Holder, Ledger
@@ -57,6 +58,7 @@ def hosts(server: RepositoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
         return answers
 
     monkeypatch.setattr(steps, "open_session", open_session)
+    monkeypatch.setattr(restore_steps, "open_session", open_session)
     monkeypatch.setattr(steps, "on_hosts", on_hosts)
     extra = {
         "endpoint_url": f"https://127.0.0.1:{server.port}",
@@ -123,11 +125,29 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     assert manifest["rows"] == {"public.orders": counted["rows"]}
     for key, piece in manifest["objects"].items():
         assert storage.size_bytes(key) == piece["size_bytes"]
-    with server.restored(label) as restored:
-        assert restored.execute("SELECT count(*) FROM orders").fetchone() == (manifest["rows"]["public.orders"],)
+    prove_by_restoring(server, ledger, label, counted["rows"])
     told = [item.message for item in ledger.outbox.of_run(run.holder.dag_id, run.holder.run_id)]
     assert {message.kind for message in told} == {"warning"}
     assert "no replica can be read" in told[0].body
+
+
+def prove_by_restoring(server: RepositoryServer, ledger: Ledger, label: str, rows: int) -> None:
+    run = a_run(server, ledger, 2)
+    steps.take_lease(run)
+    with server.connect() as connection:
+        connection.execute("INSERT INTO orders VALUES (0, 'after the backup')")
+    plan = plan_restore_test(run, "")
+    assert plan.label == label
+    measured = restore_set(run, plan)
+    released(run)
+    assert measured["restored_bytes"] > 10**6
+    assert measured["projected_restore_seconds"] is None, "nothing can be projected from so little"
+    proven = ledger.backup_sets.find(NAME, BackupKind.PHYSICAL, label)
+    assert proven is not None
+    assert proven.restore_tested_at is not None
+    with server.connect() as connection:
+        connection.execute("DELETE FROM orders WHERE id = 0")
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (rows,)
 
 
 def test_a_second_run_is_refused_and_told_who_works(server: RepositoryServer, ledger: Ledger) -> None:

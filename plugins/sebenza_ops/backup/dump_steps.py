@@ -57,6 +57,9 @@ def dump_database(run: ChangeRun, plan: BackupPlan, label: str) -> dict[str, Any
         stored = storage.size_bytes(key)
         if stored != piece.size_bytes:
             raise BackupFailedError(f"{key} has {stored} bytes in object storage, expected {piece.size_bytes}")
+    # Writes a record beyond the manifest's LSN and archives it: a restore can only stop at what something comes after.
+    with on_host(environment, plan.primary) as (pgbackrest, _):
+        pgbackrest.check()
     # The manifest is written last: only with it does the dump exist.
     document = manifest_document(run, plan, label, manifest, dump, dict((key, asdict(piece)) for piece, key in pieces))
     text = json.dumps(document, indent=1).encode()

@@ -83,7 +83,13 @@ class BackupJobOperator(BackupOperator):
         super().__init__(**kwargs)
         self.plan = plan
 
-    def work(self, run: ChangeRun, plan: BackupPlan) -> Any:
+    def parsed_plan(self) -> Any:
+        """The plan as a value."""
+        from sebenza_ops.backup.plan import BackupPlan
+
+        return BackupPlan.model_validate(self.plan)
+
+    def work(self, run: ChangeRun, plan: Any) -> Any:
         """Do the step. Raises JobRunning to wait."""
         raise NotImplementedError
 
@@ -100,14 +106,13 @@ class BackupJobOperator(BackupOperator):
     def _go(self, context: Context) -> Any:
         from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
         from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning
-        from sebenza_ops.backup.plan import BackupPlan
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS
         from sebenza_ops.systems.errors import FencedOffError
 
         run = self.begin(context)
         try:
             with run.kept_lease(LEASE_TTL_SECONDS):
-                return self.work(run, BackupPlan.model_validate(self.plan))
+                return self.work(run, self.parsed_plan())
         except (BackupDamagedError, BackupRefusedError, FencedOffError) as error:
             run.note(str(error), "error")
             raise AirflowFailException(str(error)) from error

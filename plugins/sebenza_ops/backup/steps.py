@@ -93,7 +93,7 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     Raises BackupRefusedError with what to mend; OutsideSystemError when the repository can't be read.
     """
     environment, policy = run.environment, policy_of(run.environment)
-    states, unreachable = _states(environment)
+    states, unreachable = host_states(environment)
     host, primary, warnings = choose_host(policy, states, unreachable)
     check_archiving(primary)
     check_space(policy, host)
@@ -122,7 +122,8 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     return plan
 
 
-def _states(environment: Environment) -> tuple[dict[str, DatabaseHostState], dict[str, str]]:
+def host_states(environment: Environment) -> tuple[dict[str, DatabaseHostState], dict[str, str]]:
+    """What each database host says, and why the others say nothing, by name."""
     answers = on_hosts(
         database_hosts(environment),
         database_login(environment),
