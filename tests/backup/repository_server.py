@@ -220,7 +220,7 @@ class RepositoryServer:
             f"repo1-storage-port={self.port}\nrepo1-storage-ca-file={ca_file}\nrepo1-s3-region=us-east-1\n"
             f"repo1-s3-uri-style=path\nrepo1-s3-key={KEY}\nrepo1-s3-key-secret={SECRET}\nrepo1-bundle=y\n"
             f"repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={CIPHER}\nexpire-auto=n\ncompress-type=zst\n"
-            "start-fast=y\narchive-async=y\narchive-timeout=30\nio-timeout=5\nprotocol-timeout=20\ndb-timeout=10\n"
+            "start-fast=y\narchive-async=y\narchive-timeout=30\nio-timeout=2\nprotocol-timeout=12\ndb-timeout=10\n"
             f"log-path={root}/log\nlock-path={root}/run/pgbackrest\nspool-path={root}/spool\n"
             f"[main]\npg1-path={root}/data\npg1-socket-path={root}/run/postgresql\n"
         )
