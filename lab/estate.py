@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from lab import (
     application_hosts,
+    backups,
     configuration,
     emptying,
     haproxy,
@@ -137,6 +138,7 @@ def _start_databases() -> None:
     production = ENVIRONMENTS["production"].database_hosts
     primary = postgres.primary_of_production()
     _in_parallel(postgres.start_primary, (primary, "staging"))
+    _in_parallel(backups.ensure_stanza, (primary, "staging"))
     for host in production:
         if host != primary:
             postgres.start_standby(host, primary)

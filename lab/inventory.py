@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from lab import paths, postgres
-from lab.accounts import LOGIN_USER, write_as
+from lab import backups, paths, postgres
+from lab.accounts import DATABASE_USER, LOGIN_USER, write_as
 from lab.addresses import (
     ALERTMANAGER_PORT,
     COLOR_PORTS,
@@ -119,6 +119,9 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
         # What starts PM2 on the lab's hosts.
         archives["paths"] = {"application": [{"path": "/etc/sebenza"}]}
         archives["minimum_free_bytes"] = 16 * 1024**2
+    backup = document["policies"].get("backup")
+    if backup is not None:
+        backup |= {"minimum_free_bytes": 64 * 2**20, "timeout_seconds": 600}
     blue_green = document["policies"].get("blue_green")
     if blue_green is not None:
         blue_green |= _LAB_BLUE_GREEN[environment.name]
@@ -211,6 +214,21 @@ def storage_client() -> Any:
     )
 
 
+def _backup_connections(environment: LabEnvironment) -> dict[str, Any]:
+    if environment not in [backups.environment_of_database(host) for host in environment.database_hosts]:
+        return {}
+    secrets = lab_secrets()
+    repository = {"conn_type": "aws", "login": secrets.storage_backup_key_id, "password": secrets.storage_backup_secret}
+    return {
+        f"sebenza_{environment.name}_database_ssh": _ssh(DATABASE_USER),
+        f"sebenza_{environment.name}_backup_repository": repository,
+        f"sebenza_{environment.name}_backup_cipher": {
+            "conn_type": "generic",
+            "password": secrets.backup_cipher(environment.name),
+        },
+    }
+
+
 def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[str, Any]:
     secrets = lab_secrets()
     archives: dict[str, Any] = {}
@@ -222,7 +240,9 @@ def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[
                 "password": secrets.archive(environment.name),
             },
         }
-    return archives | {
+    return {
+        **archives,
+        **_backup_connections(environment),
         f"sebenza_{environment.name}_ssh": _ssh(),
         f"sebenza_{environment.name}_database": {
             "conn_type": "postgres",

@@ -41,6 +41,11 @@ class LabSecrets:
     # CI's own, so that it can be taken away alone; what it may do is up to the server, and the lab's knows no limits.
     storage_ci_key_id: str = field(default_factory=lambda: "LABCI" + secrets.token_hex(8).upper())
     storage_ci_secret: str = field(default_factory=_password)
+    # The database hosts' own, for the backups' repository.
+    storage_backup_key_id: str = field(default_factory=lambda: "LABBACKUP" + secrets.token_hex(8).upper())
+    storage_backup_secret: str = field(default_factory=_password)
+    backup_cipher_production: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+    backup_cipher_staging: str = field(default_factory=lambda: secrets.token_urlsafe(48))
     attestation_key: str = field(default_factory=lambda: secrets.token_hex(32))
     # age's identities, which open the archives of hosts.
     archive_production: str = field(default_factory=_age_identity)
@@ -53,6 +58,10 @@ class LabSecrets:
     def archive(self, environment: str) -> str:
         """The age identity of an environment's archives."""
         return str(getattr(self, f"archive_{environment}"))
+
+    def backup_cipher(self, environment: str) -> str:
+        """The passphrase that encrypts the backups of an environment."""
+        return str(getattr(self, f"backup_cipher_{environment}"))
 
     def cache(self, environment: str) -> str:
         """The Redis password of an environment."""

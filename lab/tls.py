@@ -81,12 +81,13 @@ def ensure_ca() -> None:
 
 
 def ensure_certificate(directory: Path, name: str, dns_names: list[str], addresses: list[str]) -> None:
-    """Create `<name>.key`, `<name>.crt` and `<name>.pem` (both, as HAProxy wants) unless they exist.
+    """Create `<name>.key`, `<name>.crt` and `<name>.pem` (both, as HAProxy wants) unless they are there.
 
-    The certificate is for the given DNS names and IP addresses, signed by the lab's authority.
+    One for other names is replaced. The certificate is for the given names and addresses, signed by the lab's
+    authority.
     """
     combined = directory / f"{name}.pem"
-    if combined.exists():
+    if combined.exists() and _dns_names(directory / f"{name}.crt") == dns_names:
         return
     directory.mkdir(parents=True, exist_ok=True)
     ca_key = serialization.load_pem_private_key((paths.CA_DIR / "ca.key").read_bytes(), password=None)
@@ -114,6 +115,12 @@ def ensure_certificate(directory: Path, name: str, dns_names: list[str], address
     write_private(directory / f"{name}.key", _pem(key))
     (directory / f"{name}.crt").write_bytes(public)
     write_private(combined, public + _pem(key))
+
+
+def _dns_names(certificate: Path) -> list[str]:
+    extensions = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions
+    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)
 
 
 def ensure_ssh_key(path: Path, comment: str) -> str:

@@ -63,7 +63,7 @@ def make_dag(environment: Environment) -> None:
         name = environment.name
         lease = AcquireBackupLeaseOperator(task_id="acquire_lease", environment=name)
         archived = ArchiveHostsOperator(
-            task_id="archive_hosts", environment=name, outlets=[Asset(f"application-backup.{name}")]
+            task_id="archive_hosts", environment=name, outlets=[Asset(name=f"application_backup.{name}")]
         )
         retained = RetainArchivesOperator(task_id="retain_archives", environment=name)
         finished = FinishBackupOperator(task_id="finish", environment=name).as_teardown(

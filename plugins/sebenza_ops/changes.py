@@ -74,6 +74,8 @@ class ChangeRun:
         holder: The run, and who started it.
         clear_number: How often the run was cleared.
         conf: The run's conf.
+        lease_name: What is held; the environment itself when None. A backup holds a lease of its own: it changes
+            nothing that a deployment or a rollback would have to wait for.
     """
 
     def __init__(
@@ -83,11 +85,14 @@ class ChangeRun:
         holder: Holder,
         clear_number: int = 0,
         conf: Mapping[str, Any] | None = None,
+        *,
+        lease_name: str | None = None,
     ) -> None:
         self.clear_number = clear_number
         self.conf = dict(conf or {})
         self.ledger = ledger
         self.environment = environment
+        self.lease_name = lease_name or environment.name
         self.holder = holder
         self._unsaved: list[Fact] = []
         self._lost = threading.Event()
@@ -97,8 +102,18 @@ class ChangeRun:
         """Whether it goes on whatever others have reserved, and with a journal while the ledger can't be used."""
 
     @classmethod
-    def from_context(cls, context: Mapping[str, Any], environment_name: str, *, emergency: bool = False) -> ChangeRun:
-        """The run of a task's context. An `emergency` goes on with a journal while the ledger can't be used."""
+    def from_context(
+        cls,
+        context: Mapping[str, Any],
+        environment_name: str,
+        *,
+        emergency: bool = False,
+        lease_suffix: str = "",
+    ) -> ChangeRun:
+        """The run of a task's context. An `emergency` goes on with a journal while the ledger can't be used.
+
+        With a `lease_suffix` it holds a lease beside the environment's own: `<environment>.<suffix>`.
+        """
         dag_run = context["dag_run"]
         run = cls(
             open_ledger(environment_name, holder_of(context), emergency=emergency),
@@ -106,6 +121,7 @@ class ChangeRun:
             holder_of(context),
             getattr(dag_run, "clear_number", 0),
             dag_run.conf,
+            lease_name=f"{environment_name}.{lease_suffix}" if lease_suffix else None,
         )
         run.is_emergency = emergency
         return run
@@ -144,7 +160,7 @@ class ChangeRun:
         """
         try:
             lease = self.ledger.leases.acquire(
-                self.environment.name,
+                self.lease_name,
                 self.holder,
                 purpose,
                 ttl_seconds,
@@ -198,7 +214,7 @@ class ChangeRun:
         minimum = seen_token + TOKEN_GAP if self.is_journaled else seen_token
         try:
             lease = self.ledger.leases.take_over(
-                self.environment.name, self.holder, reason, ttl_seconds, minimum, purpose=purpose
+                self.lease_name, self.holder, reason, ttl_seconds, minimum, purpose=purpose
             )
         except RunSuperseded as error:
             raise ChangeRefusedError(str(error)) from error
@@ -207,20 +223,20 @@ class ChangeRun:
 
     def begin_attempt(self, purpose: str, ttl_seconds: float) -> Fence:
         """A fencing token for this attempt alone. Raises ChangeRefusedError as `acquire`."""
-        current = self.ledger.leases.current(self.environment.name)
+        current = self.ledger.leases.current(self.lease_name)
         mine = current is not None and current.holder.is_run(self.holder)
         if current is not None and mine:
             lease = self.acquire(current.purpose, ttl_seconds, current.token, current.kind)
             # A wait of the same run that goes on beside this attempt counts on the longer time.
             if current.expires_at > lease.expires_at:
-                self.ledger.leases.extend_until(self.environment.name, lease.token, current.expires_at)
+                self.ledger.leases.extend_until(self.lease_name, lease.token, current.expires_at)
         else:
             self.acquire(purpose, ttl_seconds, self._minimum_token())
         return self.fence
 
     def join(self, purpose: str, ttl_seconds: float) -> None:
         """Take part in the run's lease without a token of its own: for a step that changes nothing on hosts."""
-        current = self.ledger.leases.current(self.environment.name)
+        current = self.ledger.leases.current(self.lease_name)
         if current is not None and current.holder.is_run(self.holder):
             self._take(current)
         else:
@@ -251,9 +267,7 @@ class ChangeRun:
         """
         try:
             current = self.fence.token
-            self._take(
-                self.ledger.leases.acquire(self.environment.name, self.holder, self._purpose, ttl_seconds, current)
-            )
+            self._take(self.ledger.leases.acquire(self.lease_name, self.holder, self._purpose, ttl_seconds, current))
         except LedgerUnavailable as error:
             log.warning("no new fencing token, the ledger is down: %s", error)
         except (LeaseHeld, RunSuperseded) as error:
@@ -262,11 +276,11 @@ class ChangeRun:
     def extend_for_wait(self, wait_seconds: float) -> None:
         """Let the lease outlast a deferred wait, in which nothing of this run can renew it."""
         expires_at = datetime.now(UTC) + timedelta(seconds=wait_seconds + DEFERRAL_GRACE_SECONDS)
-        current = self.ledger.leases.current(self.environment.name)
+        current = self.ledger.leases.current(self.lease_name)
         # A step of the same run beside this one may have taken a newer token since.
         mine = current is not None and current.holder.is_run(self.holder)
         token = current.token if current is not None and mine else self.fence.token
-        self.ledger.leases.extend_until(self.environment.name, token, expires_at)
+        self.ledger.leases.extend_until(self.lease_name, token, expires_at)
 
     @contextmanager
     def kept_lease(self, ttl_seconds: float) -> Iterator[None]:
@@ -276,7 +290,7 @@ class ChangeRun:
         def renew() -> None:
             while not stop.wait(ttl_seconds / 4):
                 try:
-                    self.ledger.leases.renew(self.environment.name, self.fence.token, ttl_seconds)
+                    self.ledger.leases.renew(self.lease_name, self.fence.token, ttl_seconds)
                 except LeaseLost as error:
                     log.error("%s", error)
                     self._lost.set()
@@ -294,7 +308,7 @@ class ChangeRun:
 
     def release(self, reason: str) -> None:
         """Give the lease back."""
-        self.ledger.leases.release(self.environment.name, self.fence.token, reason)
+        self.ledger.leases.release(self.lease_name, self.fence.token, reason)
 
     def note(self, text: str, level: str = "info", host: str | None = None, mark: str | None = None) -> None:
         """Add a line to the run's timeline and to the task's log."""
@@ -326,6 +340,19 @@ class ChangeRun:
         except LedgerUnavailable as error:
             log.error("nobody could be told, the ledger is down (%s): %s", error, question)
 
+    def tell_warning(self, text: str) -> None:
+        """Tell people what is amiss although the run goes on. That nobody could be told never breaks it."""
+        from sebenza_ops.notify.outbox import deliver_pending, queue_warning
+        from sebenza_ops.notify.runs import Run
+
+        self.note(text, "warning")
+        run = Run(self.holder.dag_id, self.holder.run_id, self.clear_number, self.holder.actor, self.conf)
+        try:
+            if queue_warning(self.ledger, run, text):
+                deliver_pending(self.ledger)
+        except LedgerUnavailable as error:
+            log.error("nobody could be told, the ledger is down (%s): %s", error, text)
+
     def tell_hold(self, text: str) -> None:
         """Tell people, now, that the run holds traffic. That nobody could be told never breaks the run."""
         from sebenza_ops.notify.outbox import deliver_in_background, queue_hold
@@ -341,7 +368,7 @@ class ChangeRun:
 
     def _take(self, lease: Lease) -> None:
         self._purpose = lease.purpose
-        self._fence = Fence(self.environment.name, lease.token, holder_word(self.holder))
+        self._fence = Fence(self.lease_name, lease.token, holder_word(self.holder))
 
 
 def open_ledger(environment_name: str, holder: Holder, *, emergency: bool = False) -> Ledger:

@@ -1,7 +1,27 @@
-"""Fixtures with real servers for the tests of backups."""
+"""Fixtures of the backups' tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
+from tests.backup.repository_server import RepositoryServer
 from tests.systems.conftest import shared_sshd, sshd
 
-__all__ = ["shared_sshd", "sshd"]
+__all__ = ["server", "shared_sshd", "sshd"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RepositoryServer]:
+    """A database host with an encrypted repository, and 5,000 orders."""
+    server = RepositoryServer()
+    server.start()
+    try:
+        with server.connect() as connection:
+            connection.execute(
+                "CREATE TABLE orders AS SELECT n AS id, md5(n::text) AS name FROM generate_series(1, 5000) n"
+            )
+        yield server
+    finally:
+        server.stop()

@@ -19,16 +19,20 @@ from sebenza_ops.environments.models import ApplicationBackupPolicy, BackupPolic
 from tests.backup.archives import NOW, archive_set
 from tests.systems.estates import shipped
 
-BACKUP = shipped("production").policies.backup.model_dump()
+BACKUP = shipped("production").model_dump()["policies"]["backup"]
 
 
 @pytest.mark.parametrize(
-    ("frequency", "start", "cron"),
-    [("daily", "01:30", "30 1 * * *"), ("weekly", "00:05", "5 0 * * 0")],
+    ("frequency", "day", "start", "cron"),
+    [
+        ("daily", "sunday", "01:30", "30 1 * * *"),
+        ("weekly", "sunday", "00:05", "5 0 * * 0"),
+        ("weekly", "saturday", "23:00", "0 23 * * 6"),
+    ],
 )
-def test_the_schedule_follows_the_policy(frequency: str, start: str, cron: str) -> None:
+def test_the_schedule_follows_the_policy(frequency: str, day: str, start: str, cron: str) -> None:
     policy = ApplicationBackupPolicy.model_validate({"start": start, "ssh_conn_id": "a", "cipher_conn_id": "b"})
-    assert schedule_of(policy, BackupPolicy.model_validate(BACKUP | {"frequency": frequency})) == cron
+    assert schedule_of(policy, BackupPolicy.model_validate(BACKUP | {"frequency": frequency, "full_on": day})) == cron
 
 
 def test_what_is_older_than_the_policy_goes() -> None:

@@ -11,6 +11,7 @@ from sebenza_ops.environments.models import Build, Color, Environment, Host, Rol
 from sebenza_ops.estate.checks import directories_of, programs_of, services_of
 from sebenza_ops.estate.findings import EstateReport, Finding, Verdict
 from sebenza_ops.estate.gathered import (
+    BackupReading,
     ClockReading,
     DatabaseReading,
     EstateReading,
@@ -88,6 +89,8 @@ def healthy() -> EstateReading:
     reading.metrics = MetricsReading(series={"blue": (RELEASE,)}, age_seconds={"blue": 4.0}, load_balancer_series=3)
     reading.alertmanager = ""
     reading.ledger = LedgerReading()
+    for host in environment.hosts_with_role(Role.DATABASE):
+        reading.backups[host.name] = _backups(host, is_replica=host.name == "db2")
     return reading
 
 
@@ -98,6 +101,28 @@ def report(reading: EstateReading, environment: Environment | None = None) -> Es
 def broken(reading: EstateReading, environment: Environment | None = None) -> list[Finding]:
     """Everything that is not ok."""
     return [finding for finding in report(reading, environment).findings if finding.verdict is not Verdict.OK]
+
+
+def _backups(host: Host, *, is_replica: bool) -> BackupReading:
+    info = {
+        "archive": [{"id": "15-1", "min": "000000010000000000000001", "max": "000000010000000000000008"}],
+        "backup": [],
+        "cipher": "aes-256-cbc",
+        "db": [{"id": 1, "system-id": 7712190945164751125, "version": "15"}],
+        "name": "main",
+        "status": {"code": 2, "lock": {"backup": {"held": False}}, "message": "no valid backups"},
+    }
+    parts = {
+        "programs": "pgbackrest\t/usr/bin/pgbackrest\ncheck_pgbackrest\t/usr/bin/check_pgbackrest",
+        "version": "pgBackRest 2.45",
+        "config": "postgres 640",
+        "work_dir": "postgres 750",
+        "settings": "archive_command\tpgbackrest --stanza=main archive-push %p\narchive_mode\ton\narchive_timeout\t60\n"
+        "data_checksums\ton\nhot_standby_feedback\ton\nwal_level\treplica\n"
+        f"in_recovery\t{str(is_replica).lower()}\nsuperuser\ttrue",
+        "info": json.dumps([info]),
+    }
+    return BackupReading(host.name, parts=parts, cipher_matches=True, key_matches=True)
 
 
 def _host(environment: Environment, host: Host) -> HostReading:

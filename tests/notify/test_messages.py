@@ -5,7 +5,7 @@ from dataclasses import replace
 from sebenza_ops.environments.policies import Channels
 from sebenza_ops.ledger import Holder, Ledger, Message, Outcome
 from sebenza_ops.notify import email, pagerduty, slack, webhook
-from sebenza_ops.notify.messages import failure_messages
+from sebenza_ops.notify.messages import failure_messages, warning_messages
 from sebenza_ops.notify.routing import Severity, channels_for
 from sebenza_ops.notify.runs import STATE_NOW, TASK_FAILED, Run, gather_facts
 from sebenza_ops.notify.text import fit
@@ -57,6 +57,17 @@ def test_failure_says_environment_release_what_failed_state_now_and_link(
     assert message.link == (
         "https://ops.example/dags/deploy_blue_green.production/runs/manual__2026-03-01T02%3A00%3A00%2B00%3A00"
     )
+
+
+def test_a_warning_says_what_is_amiss_and_pages_nobody(ledger: Ledger, channels: Channels) -> None:
+    run = Run("backup_database.production", "scheduled__1", 0)
+    text = "the recovery point is 7200 s, the objective is 3600 s"
+    facts = gather_facts(ledger, run)
+    told = warning_messages(facts, text, channels_for(channels, Severity.CRITICAL))
+    assert told
+    assert not [message for message in told if message.channel.startswith("pagerduty")]
+    assert told[0].subject == f"[production] backup_database warns: {text}"
+    assert f"What is amiss: {text}" in told[0].body
 
 
 def test_errors_of_earlier_attempts_are_left_out(ledger: Ledger, run: Run, channels: Channels) -> None:

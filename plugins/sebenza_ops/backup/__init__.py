@@ -1,1 +1,1 @@
-"""Backups: what is kept of an environment, where, how it is verified, and for how long."""
+"""Backups: made, verified, kept, and catalogued."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
+from sebenza_ops.environments.backup_policy import WEEKDAYS
 from sebenza_ops.environments.models import ApplicationBackupPolicy, BackupPolicy
 from sebenza_ops.systems.host_archives import SET, ArchiveSet
 
@@ -13,8 +14,9 @@ ABANDONED_AFTER = timedelta(days=2)
 
 
 def schedule_of(policy: ApplicationBackupPolicy, backup: BackupPolicy) -> str:
-    """The cron line, in UTC: daily, or on Sundays (manual, Environment Overview: production daily, staging weekly)."""
-    weekday = "0" if backup.frequency == "weekly" else "*"
+    """The cron line, in UTC, on the days of the database's backups."""
+    # cron(5) counts days from Sunday, 0.
+    weekday = str((WEEKDAYS.index(backup.full_on) + 1) % 7) if backup.frequency == "weekly" else "*"
     return f"{policy.start.minute} {policy.start.hour} * * {weekday}"
 
 

@@ -119,6 +119,13 @@ class Database(Model):
     """PostgreSQL. The application reaches it at `endpoint`, which follows the primary."""
 
     conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and password.")]
+    ssh_conn_id: Annotated[
+        ConnectionId | None,
+        Field(description="Airflow connection: login to the database hosts as the owner of the cluster, for backups."),
+    ] = None
+    socket_dir: Annotated[
+        AbsolutePath, Field(description="PostgreSQL's Unix socket on the database hosts, below root_dir.")
+    ] = "/run/postgresql"
     name: Annotated[
         Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")],
         Field(description="Database. Manual, Database Backups: sebenza_logistics."),

@@ -21,6 +21,7 @@ from sebenza_ops.environments.application_settings import (
     NodeEnvironment,
 )
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy, ArchivedPath
+from sebenza_ops.environments.backup_policy import BackupPolicy, LogicalDumpPolicy
 from sebenza_ops.environments.components import (
     Application,
     Cache,
@@ -38,7 +39,6 @@ from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
 from sebenza_ops.environments.policies import (
     ApprovalPolicy,
     BackupBeforeChangePolicy,
-    BackupPolicy,
     BlueGreenPolicy,
     CertificatePolicy,
     Channel,
@@ -85,6 +85,7 @@ __all__ = [
     "Environment",
     "Host",
     "LoadBalancing",
+    "LogicalDumpPolicy",
     "MaintenanceWindow",
     "MaintenanceWindows",
     "MigrationPolicy",
@@ -171,6 +172,7 @@ class Environment(Model):
             *self._check_colors(),
             *self._check_roles(),
             *self._check_archives(),
+            *self._check_backup(),
             *self._check_monitoring(),
             *self._check_windows(),
             *self._check_names(),
@@ -240,6 +242,19 @@ class Environment(Model):
         if self.policies.application_backup is not None and self.policies.backup is None:
             expected = "expected, because policies.application_backup is made on the days of policies.backup"
             yield Finding(("policies", "backup"), NOTHING, expected)
+
+    def _check_backup(self) -> Iterator[Finding]:
+        policy = self.policies.backup
+        if policy is None:
+            return
+        if self.database.ssh_conn_id is None:
+            expected = "expected a connection id, because policies.backup works as the owner of the cluster"
+            yield Finding(("database", "ssh_conn_id"), NOTHING, expected)
+        if not self.hosts_with_role(Role.DATABASE):
+            yield Finding(("hosts",), NOTHING, "expected a host with role database (policies.backup needs it)")
+        if policy.run_on == "replica" and not self.database.replicas:
+            expected = "expected primary, because database.replicas is 0"
+            yield Finding(("policies", "backup", "run_on"), policy.run_on, expected)
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
+from sebenza_ops.environments.backup_policy import BackupPolicy, Weekday
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
@@ -56,15 +57,6 @@ class Thresholds(Model):
     ] = 100 * 1024 * 1024
 
 
-class BackupPolicy(Model):
-    """Automated backups. An environment without this policy has none."""
-
-    frequency: Annotated[
-        Literal["daily", "weekly"],
-        Field(description="Manual, Environment Overview: production daily, staging weekly, development none."),
-    ]
-
-
 class CertificatePolicy(Model):
     """The certificate of the load balancers."""
 
@@ -75,9 +67,6 @@ class CertificatePolicy(Model):
     minimum_tls: Annotated[
         Literal["1.2", "1.3"], Field(description="Oldest TLS version. Manual, Load Balancer: TLS 1.2/1.3.")
     ] = "1.2"
-
-
-Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
 
 class MaintenanceWindow(Model):

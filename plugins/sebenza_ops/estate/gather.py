@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sebenza_ops.environments.env_file import EnvFileError, render_env_file
 from sebenza_ops.environments.models import Build, Color, Environment, Host, Role, Service
 from sebenza_ops.estate import probes
+from sebenza_ops.estate.backup_gather import read_backups
 from sebenza_ops.estate.checks import MOVES, directories_of, programs_of, services_of
 from sebenza_ops.estate.gathered import ClockReading, EstateReading, HostReading, ServiceReading
 from sebenza_ops.estate.system_checks import connections_of
@@ -54,6 +55,7 @@ def gather(environment: Environment, build: Build | None) -> EstateReading:
     if reading.connections[environment.object_store.conn_id] is not None:
         reading.storage = storage.reading()
     _ask_systems(reading, environment)
+    reading.backups = read_backups(environment)
     _render_env_files(reading, environment)
     return reading
 

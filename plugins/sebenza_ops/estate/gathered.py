@@ -100,6 +100,21 @@ class MetricsReading:
     load_balancer_series: int = 0
 
 
+@dataclass
+class BackupReading:
+    """What a database host said to the owner of its cluster. `*_matches`: whether its secrets are the connections'."""
+
+    host: str
+    error: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    cipher_matches: bool | None = None
+    key_matches: bool | None = None
+
+    def part(self, name: str) -> str:
+        """A part of what it said; empty when it said nothing of it."""
+        return self.parts.get(name, "")
+
+
 @dataclass(frozen=True)
 class LedgerReading:
     """Whether the ledger answers, and who changes the environment right now; empty when nobody does."""
@@ -122,5 +137,6 @@ class EstateReading:
     metrics: MetricsReading | None = None
     alertmanager: str | None = None
     ledger: LedgerReading | None = None
+    backups: dict[str, BackupReading] = field(default_factory=dict)
     expected_env_files: dict[tuple[str, Color], str] = field(default_factory=dict, repr=False)
     secrets_error: str = ""

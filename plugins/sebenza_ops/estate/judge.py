@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from sebenza_ops.environments.models import Build, Color, Environment, Role
-from sebenza_ops.estate import application_checks, checks, load_balancer_checks, system_checks
+from sebenza_ops.estate import application_checks, backup_checks, checks, load_balancer_checks, system_checks
 from sebenza_ops.estate.findings import EstateReport, Finding, Findings
 from sebenza_ops.estate.gathered import EstateReading, HostReading
 
@@ -40,6 +40,8 @@ def judge(
         *_build_host(environment, build, reading),
         *_systems(environment, build, reading, live),
     ]
+    for name, backup in reading.backups.items():
+        findings += backup_checks.check_backups(environment, environment.host(name), backup).all
     for reading_of_tls in reading.tls:
         host = environment.host(reading_of_tls.host)
         findings += load_balancer_checks.check_tls(environment, host, reading_of_tls, finished_at).all

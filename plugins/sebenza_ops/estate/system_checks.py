@@ -22,6 +22,9 @@ CONNECTION_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "ssh as root": (("ssh",), """--conn-login root --conn-extra '{"key_file": "/PATH/TO/KEY"}'"""),
     "archives": (("generic",), "--conn-password AGE-SECRET-KEY"),
     "database": (("postgres",), "--conn-host HOST --conn-login LOGIN --conn-password PASSWORD --conn-schema DATABASE"),
+    "database hosts": (("ssh",), """--conn-login postgres --conn-extra '{"key_file": "/PATH/TO/KEY"}'"""),
+    "backup repository": (("aws",), "--conn-login KEY --conn-password SECRET"),
+    "backup passphrase": (("generic",), "--conn-password PASSPHRASE"),
     "cache": (("redis",), "--conn-host HOST --conn-password PASSWORD"),
     "object store": (
         ("aws",),
@@ -51,6 +54,10 @@ def connections_of(environment: Environment, build: Build | None) -> dict[str, s
         environment.monitoring.alertmanager_conn_id: "alertmanager",
         environment.alerts_webhook_conn_id: "alerts webhook",
     }
+    backup = environment.policies.backup
+    if backup is not None:
+        optional[environment.database.ssh_conn_id] = "database hosts"
+        optional |= {backup.repository_conn_id: "backup repository", backup.cipher_conn_id: "backup passphrase"}
     wanted |= {conn_id: kind for conn_id, kind in optional.items() if conn_id is not None}
     archives = environment.policies.application_backup
     if archives is not None:

@@ -20,6 +20,7 @@ RESOLVED: Final = "resolved"
 SUCCESS: Final = "success"
 NOTICE: Final = "notice"
 QUESTION: Final = "question"
+WARNING: Final = "warning"
 
 
 def failure_messages(facts: RunFacts, severity: Severity, channels: Iterable[Channel]) -> list[Message]:
@@ -47,6 +48,13 @@ def question_messages(facts: RunFacts, question: str, channels: Iterable[Channel
     subject = f"[{facts.run.environment}] {facts.run.procedure} waits for an answer: {facts.release}"
     unpaged = [channel for channel in channels if channel.type != "pagerduty"]
     return _to_all(unpaged, QUESTION, facts, Severity.WARNING, subject, [("Question", question)])
+
+
+def warning_messages(facts: RunFacts, text: str, channels: Iterable[Channel]) -> list[Message]:
+    """Say that something is amiss although the run goes on; nobody is paged for it."""
+    subject = f"[{facts.run.environment}] {facts.run.procedure} warns: {text}"
+    unpaged = [channel for channel in channels if channel.type != "pagerduty"]
+    return _to_all(unpaged, WARNING, facts, Severity.WARNING, subject, [("What is amiss", text)])
 
 
 def success_messages(facts: RunFacts, channels: Iterable[Channel]) -> list[Message]:

@@ -24,6 +24,7 @@ from sebenza_ops.notify.messages import (
     question_messages,
     resolved_message,
     success_messages,
+    warning_messages,
 )
 from sebenza_ops.notify.routing import Severity, channels_for, channels_of, failure_severity
 from sebenza_ops.notify.runs import facts_without_ledger, gather_facts
@@ -100,6 +101,12 @@ def queue_notice(ledger: Ledger, run: Run, text: str, channels: Channels | None 
     """Queue one message a channel about what is coming; return the channels that had none yet."""
     facts = gather_facts(ledger, run)
     return _queue(ledger, notice_messages(facts, text, _channels(run, Severity.INFO, channels)))
+
+
+def queue_warning(ledger: Ledger, run: Run, text: str, channels: Channels | None = None) -> list[str]:
+    """Queue one message a channel about what is amiss in a run that goes on; return the channels that had none yet."""
+    facts = gather_facts(ledger, run)
+    return _queue(ledger, warning_messages(facts, text, _channels(run, Severity.WARNING, channels)))
 
 
 def queue_question(ledger: Ledger, run: Run, question: str, channels: Channels | None = None) -> list[str]:

@@ -1,0 +1,118 @@
+"""After a backup that was verified: what is old goes, and how much would be lost now is measured and told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sebenza_ops.backup.dump_steps import MANIFEST, PREFIX, dump_prefix
+from sebenza_ops.backup.jobs import await_job
+from sebenza_ops.backup.plan import BackupPlan
+from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
+from sebenza_ops.backup.rpo import RecoveryPoint, recovery_point
+from sebenza_ops.backup.steps import catalog_follows, on_host
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.ledger import BackupKind
+from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.object_store import ObjectStorage
+
+
+def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: list[str]) -> dict[str, Any]:
+    """Remove what the policy does not keep, measure the recovery point, complete the catalog, and tell what is amiss.
+
+    Raises JobRunning while pgBackRest removes sets.
+    """
+    warnings = [*plan.warnings, *older_problems]
+    expire_sets(run, plan, label, warnings)
+    try:
+        delete_dumps(run, plan)
+    except OutsideSystemError as error:
+        # What is too old costs space; it is no reason to call a verified backup a failure.
+        warnings.append(f"old dumps could not be removed: {error}")
+    point = measure(run, plan)
+    objective = run.environment.policies.objectives.rpo_seconds
+    if point.seconds is None or point.seconds > objective:
+        shown = "can't be told" if point.seconds is None else f"is {point.seconds:.0f} s"
+        warnings.append(f"the recovery point {shown}, the objective is {objective} s: {point.reason}")
+    else:
+        run.note(f"recovery point: at most {point.seconds:.0f} s would be lost now ({point.reason})", "success")
+    made = run.ledger.backup_sets.find(run.environment.name, BackupKind.PHYSICAL, label)
+    if made is not None:
+        run.ledger.backup_sets.record(replace(made, detail={"rpo_seconds": point.seconds, "rpo_reason": point.reason}))
+    if warnings:
+        run.tell_warning("; ".join(warnings))
+    return {
+        "environment": run.environment.name,
+        "label": label,
+        "type": plan.backup_type,
+        "rpo_seconds": point.seconds,
+        "warnings": warnings,
+    }
+
+
+def expire_sets(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> None:
+    """Let pgBackRest remove sets and WAL that are older than the policy keeps, unless the last good one would go."""
+    environment, days = run.environment, run.environment.policies.retention.backups_days
+    job = f"{plan.job}-expire"
+    with on_host(environment, plan.host) as (pgbackrest, _):
+        info = pgbackrest.info()
+        present = catalog_follows(run, info, "not in the repository")
+        expiring = pgbackrest.expiring(days)
+        reason = reason_to_keep(expiring, present, info.chain(label))
+        if reason:
+            warnings.append(f"nothing was removed, although {', '.join(expiring) or 'nothing'} is due: {reason}")
+            run.note(warnings[-1], "warning")
+            return
+        # Without a set that is due, too: WAL from before the oldest set goes.
+        await_job(
+            environment,
+            environment.host(plan.host),
+            job,
+            "the expiration",
+            lambda: pgbackrest.start_expire(run.fence, job, days),
+            pgbackrest.status,
+        )
+        left = pgbackrest.info()
+    if not set(info.chain(label)) <= {each.label for each in left.sets}:
+        raise OutsideSystemError(f"the expiration has removed {label} or what it needs", host=plan.host)
+    catalog_follows(run, left, f"expired after {days} days")
+    if expiring:
+        run.note(f"expired after {days} days: {', '.join(expiring)}")
+
+
+def delete_dumps(run: ChangeRun, plan: BackupPlan) -> None:
+    """Delete dumps that are older than the policy keeps, from object storage and host; never the newest good one."""
+    environment, sets = run.environment, run.ledger.backup_sets
+    retention, name = environment.policies.retention, environment.name
+    present = sets.present(name, BackupKind.LOGICAL)
+    storage = ObjectStorage(environment.object_store)
+    keys = storage.keys(f"{PREFIX}{name}/")
+    for old in dumps_to_delete(present, retention.backups_days, datetime.now(UTC)):
+        prefix = dump_prefix(name, old.label)
+        # The manifest first: a removal that is killed leaves nothing that looks whole.
+        for key in sorted((key for key in keys if key.startswith(prefix)), key=lambda key: not key.endswith(MANIFEST)):
+            storage.delete(key)
+            keys.pop(key)
+        run.note(f"the dump of {old.label} is deleted after {retention.backups_days} days")
+    whole = {key.removeprefix(f"{PREFIX}{name}/").partition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
+    left = [each for each in present if each.label in whole]
+    sets.reconcile(name, BackupKind.LOGICAL, left, "no manifest in object storage", run.holder.actor)
+    newest = next((each for each in sets.present(name, BackupKind.LOGICAL) if each.is_good), None)
+    kept = [plan.job, *([str(newest.detail.get("job"))] if newest and newest.detail.get("job") else [])]
+    with on_host(environment, plan.host) as (_, host):
+        removed = host.prune(run.fence, retention.local_backups_days, kept)
+    if removed:
+        run.note(
+            f"{len(removed)} local dumps and logs older than {retention.local_backups_days} days removed",
+            host=plan.host,
+        )
+
+
+def measure(run: ChangeRun, plan: BackupPlan) -> RecoveryPoint:
+    """The recovery point now, by the primary and by the repository. That it can't be asked is no good news."""
+    try:
+        with on_host(run.environment, plan.primary) as (pgbackrest, host):
+            return recovery_point(host.state().archive, pgbackrest.info().archive_max)
+    except OutsideSystemError as error:
+        return RecoveryPoint(None, str(error))

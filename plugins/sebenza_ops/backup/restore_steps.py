@@ -1,0 +1,158 @@
+"""Proving a backup set by restoring it: which set, where, and what its manifest says of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sebenza_ops.backup.errors import BackupDamagedError, BackupFailedError, BackupRefusedError
+from sebenza_ops.backup.jobs import await_job, database_login, job_key
+from sebenza_ops.backup.plan import choose_host
+from sebenza_ops.backup.steps import host_states, policy_of
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.ledger import BackupKind, BackupSet
+from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.restore_test import RestoreReport, RestoreTest
+from sebenza_ops.systems.ssh import open_session
+
+# Manual, Component Specifications: the database's disk.
+PRODUCTION_BYTES = 500 * 10**9
+# Below it fixed costs (starting processes, listing the storage) are most of the time: nothing can be projected from it.
+PROJECTABLE_BYTES = 10**9
+
+
+class RestorePlan(BaseModel):
+    """Which set is restored, on which host, up to which LSN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str
+    job: str
+    label: str
+    host: str
+    lsn: str
+    manifest: str
+    size_bytes: int
+
+
+def choose_set(present: list[BackupSet], wanted: str) -> BackupSet:
+    """The set to restore: the one that is wanted, or the newest one. Raises BackupRefusedError.
+
+    Args:
+        present: The sets in the repository, the newest first.
+        wanted: A label; empty for the newest.
+    """
+    if wanted:
+        found = next((each for each in present if each.label == wanted), None)
+        if found is None:
+            known = ", ".join(each.label for each in present) or "none"
+            raise BackupRefusedError(f"the catalog has no set {wanted!r} in the repository; there are: {known}")
+    else:
+        # Not "the newest good one": a newer one that was never verified is what is to be found out about.
+        found = next((each for each in present if each.detail.get("manifest")), None)
+        if found is None:
+            raise BackupRefusedError("no set has a manifest yet: run backup_database to its end first")
+    if not found.detail.get("manifest"):
+        raise BackupRefusedError(f"{found.label} has no manifest, so nothing shows whether its restore is right")
+    return found
+
+
+def plan_restore_test(run: ChangeRun, wanted: str) -> RestorePlan:
+    """Choose the set and the host. Raises BackupRefusedError with what to mend."""
+    environment, policy = run.environment, policy_of(run.environment)
+    chosen = choose_set(run.ledger.backup_sets.present(environment.name, BackupKind.PHYSICAL), wanted)
+    states, unreachable = host_states(environment)
+    host, _, warnings = choose_host(policy, states, unreachable)
+    for warning in warnings:
+        run.note(warning, "warning")
+    need = chosen.size_bytes + chosen.size_bytes // 10 + policy.minimum_free_bytes
+    if host.free_bytes < need:
+        raise BackupRefusedError(
+            f"{host.host}: {host.free_bytes // 2**20} MiB free in {policy.work_dir}, {need // 2**20} MiB needed to "
+            f"restore {chosen.label} beside the running database: make room, or move work_dir"
+        )
+    plan = RestorePlan(
+        environment=environment.name,
+        job=f"{job_key(run.holder, run.clear_number)}-restore",
+        label=chosen.label,
+        host=host.host,
+        lsn=str(chosen.detail["manifest_lsn"]),
+        manifest=str(chosen.detail["manifest"]),
+        size_bytes=chosen.size_bytes,
+    )
+    run.note(f"restoring {plan.label} to {plan.lsn} into a scratch instance", host=plan.host)
+    return plan
+
+
+def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
+    """What a restored database's rows differ from its manifest in, one text a table."""
+    texts = [
+        f"{table}: {found[table]} rows, expected {rows}"
+        for table, rows in expected.items()
+        if table in found and found[table] != rows
+    ]
+    texts += [f"{table}: is missing" for table in expected.keys() - found.keys()]
+    texts += [f"{table}: was not in the manifest" for table in found.keys() - expected.keys()]
+    return sorted(texts)
+
+
+def restore_set(run: ChangeRun, plan: RestorePlan) -> dict[str, Any]:
+    """Restore, check and compare. Returns what was measured.
+
+    Raises JobRunning; BackupFailedError when the restore fails; BackupDamagedError when it is not what was backed up.
+    """
+    environment, sets = run.environment, run.ledger.backup_sets
+    manifest = ObjectStorage(environment.object_store).get_json(plan.manifest)
+    if manifest is None:
+        raise BackupDamagedError(f"the manifest {plan.manifest} is no longer in object storage")
+    with open_session(environment.host(plan.host), database_login(environment)) as session:
+        test = RestoreTest(environment, session)
+        await_job(
+            environment,
+            environment.host(plan.host),
+            plan.job,
+            f"the restore of {plan.label}",
+            lambda: test.start(run.fence, plan.job, plan.label, plan.lsn, plan.size_bytes),
+            test.status,
+        )
+        report = test.report(plan.job)
+    wrong = differences(manifest["rows"], report.rows)
+    if wrong:
+        reason = f"restored to {plan.lsn}, it is not what was backed up: {'; '.join(wrong)}"
+        sets.mark_bad(environment.name, BackupKind.PHYSICAL, plan.label, reason, run.holder)
+        raise BackupDamagedError(f"{plan.label}: {reason}. Make a full backup now, and test that")
+    if not report.rows:
+        raise BackupFailedError(f"{plan.label} was restored, and no table has been counted")
+    sets.mark_restored(environment.name, BackupKind.PHYSICAL, plan.label)
+    measured = measurements(report)
+    text = (
+        f"{plan.label} restored and checked: {len(report.rows)} tables, {sum(report.rows.values())} rows as in the "
+        f"manifest, {report.restored_bytes} B in {report.restore_seconds:.1f} s, WAL in {report.replay_seconds:.1f} s,"
+        f" pg_amcheck{' and pg_checksums' if report.has_checksums else ''} in {report.check_seconds:.1f} s"
+    )
+    run.note(text, "success", host=plan.host)
+    objective = environment.policies.objectives.rto_seconds
+    projected = measured["projected_restore_seconds"]
+    if projected is not None and projected > objective:
+        run.tell_warning(
+            f"restoring {PRODUCTION_BYTES // 10**9} GB at the measured rate takes {projected:.0f} s, the objective is "
+            f"{objective} s"
+        )
+    return {"label": plan.label, **measured}
+
+
+def measurements(report: RestoreReport) -> dict[str, Any]:
+    """What a restore tells of the recovery time. A projection is linear in the size, and None for too little data."""
+    projected = None
+    if report.restored_bytes >= PROJECTABLE_BYTES:
+        projected = PRODUCTION_BYTES / report.bytes_per_second
+    return {
+        "restore_seconds": report.restore_seconds,
+        "replay_seconds": report.replay_seconds,
+        "check_seconds": report.check_seconds,
+        "restored_bytes": report.restored_bytes,
+        "bytes_per_second": report.bytes_per_second,
+        "projected_restore_seconds": projected,
+    }
