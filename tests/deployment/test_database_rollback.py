@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -90,7 +91,7 @@ def operator(estate: Any, airflow: LocalAirflow, ledger: Ledger) -> Iterator[Air
 
 def request(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask the application as a user does."""
-    with httpx.Client(verify=str(paths.CA_FILE), trust_env=False, timeout=10) as client:
+    with httpx.Client(verify=ssl.create_default_context(cafile=paths.CA_FILE), trust_env=False, timeout=10) as client:
         answer = client.request(
             method,
             f"https://{address('lb1')}:{HTTPS_PORT}{path}",
