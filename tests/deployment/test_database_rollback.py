@@ -188,6 +188,7 @@ def not_taken(ledger: Ledger, run_id: str) -> bool:
     return any(run_id in entry.subject and "is the requester" in entry.detail["reason"] for entry in entries)
 
 
+@pytest.mark.long
 def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
@@ -210,6 +211,7 @@ def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     assert ledger.leases.current_reservation("production") is None
 
 
+@pytest.mark.long
 def test_without_a_backup_or_after_a_contract_migration_it_is_refused_and_traffic_is_back(
     operator: AirflowClient, ledger: Ledger, estate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
