@@ -34,3 +34,5 @@ tar --extract --file="$_job/placed.tar" --directory="$_root" --preserve-permissi
   fail "not everything could be put into its place; clear this run, it goes on"
 rm -f "$_job/placed.tar"
 sync -f "$_root"
+# Units that were not there are unknown until systemd has read them.
+if [ "$_root" = / ] && command -v systemctl >/dev/null; then systemctl daemon-reload; fi

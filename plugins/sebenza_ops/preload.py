@@ -41,6 +41,7 @@ MODULES: Final = (
     "psycopg2",
     "pydantic",
     "sqlalchemy.orm",
+    "sebenza_ops.backup.application_archives",
     "sebenza_ops.deployment.builds",
     "sebenza_ops.deployment.finish",
     "sebenza_ops.deployment.operators",
@@ -51,6 +52,7 @@ MODULES: Final = (
     "sebenza_ops.ledger",
     "sebenza_ops.notify.callbacks",
     "sebenza_ops.procedures",
+    "sebenza_ops.recovery.application_restore",
     "yaml",
 )
 

@@ -222,6 +222,23 @@ def test_what_is_in_the_way_is_moved_aside_and_what_comes_from_elsewhere_is_left
     assert not (empty.root / "srv/releases/v1").exists()
 
 
+def test_a_restore_that_was_killed_goes_on_where_it_was(host: Host, empty: Host, identity: Identity) -> None:
+    made = host.made(identity.recipient)
+    begun = empty.work / "run2/begun"
+    restore(host, identity, empty)
+    assert begun.exists(), "nobody could tell its unfinished files from foreign ones"
+    # As if it was killed between two files, and in the middle of one.
+    (empty.root / "etc/nginx/nginx.conf").write_text("user ww")
+    shutil.rmtree(empty.root / "srv/colors")
+    obstacles = in_the_way(made.manifest, host.look(empty.root))
+    assert set(obstacles) == {"etc/nginx/nginx.conf"}
+    restore(host, identity, empty, b"etc/nginx/nginx.conf\0")
+    assert differences(made.manifest, host.look(empty.root)) == {}
+    fenced = [empty.state, "production", 9, "dag/run", "nobody", empty.work, "run2"]
+    assert run("archive_done", *fenced).returncode == 0
+    assert sorted(path.name for path in empty.work.iterdir()) == ["aside", "lock"], "something was left behind"
+
+
 def test_a_zombie_restores_nothing(host: Host, empty: Host, identity: Identity) -> None:
     host.made(identity.recipient)
     assert run("fence_raise", empty.state, "production", 12, "later").returncode == 0

@@ -26,7 +26,7 @@ from sebenza_ops.systems.host_archives import (
     set_directory,
     stored_sets,
 )
-from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.object_store import LARGEST_UPLOAD_BYTES, ObjectStorage
 from sebenza_ops.systems.ssh import HostSession, on_hosts
 
 # Files that change while they are read have been read whole by then, unless somebody writes all the time.
@@ -123,6 +123,12 @@ class ApplicationBackup:
         for _ in range(ATTEMPTS):
             began = time.monotonic()
             made = archive.make(self._identity.recipient)
+            if made.size_bytes > LARGEST_UPLOAD_BYTES:
+                raise OutsideSystemError(
+                    f"its archive has {made.size_bytes} bytes, object storage takes {LARGEST_UPLOAD_BYTES} at once: what "
+                    "of it is no application and no configuration? Leave it out (exclude_names)",
+                    host=session.host.name,
+                )
             # Named by its content, so that a former attempt that wakes up can't replace what was verified.
             key = f"{directory}{made.sha256}.tar.zst.age"
             archive.send(self.storage, key, made.sha256)

@@ -19,14 +19,12 @@ from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.ledger import Holder
 from sebenza_ops.systems.database_dump import DatabaseDump, DatabaseLogin, DumpResult
 from sebenza_ops.systems.errors import OutsideSystemError
-from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.object_store import LARGEST_UPLOAD_BYTES, ObjectStorage
 from sebenza_ops.systems.ssh import open_session
 
 PREFIX = "backups/before/"
 MANIFEST = "manifest.json"
 POLL_INTERVAL_SECONDS = 1.0
-# S3 takes no larger object in one request (AWS, "Uploading objects").
-LARGEST_UPLOAD_BYTES = 5 * 1024**3
 # A directory without a manifest belongs to a run that is at work, or that came to no end.
 ABANDONED_AFTER = timedelta(days=2)
 

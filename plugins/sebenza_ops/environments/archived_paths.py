@@ -94,6 +94,8 @@ def _unit(environment: Environment, host: Host, *services: Service) -> tuple[Arc
         # A packaged unit lies elsewhere, and has a directory here only where somebody changed it.
         places.append(ArchivedPath(path=f"/etc/systemd/system/{unit}", optional=service is not Service.PM2))
         places.append(ArchivedPath(path=f"/etc/systemd/system/{unit}.d", optional=True))
+        # What starts it at boot.
+        places.append(ArchivedPath(path=f"/etc/systemd/system/*.wants/{unit}", optional=True))
     return tuple(places)
 
 

@@ -101,6 +101,7 @@ def plan_restore(run: ChangeRun, params: Mapping[str, Any]) -> RestorePlan:
             "not end a maintenance. Nothing was touched."
         )
     release_id = str(params.get("release_id") or "") or _live_release(environment, name, color)
+    _known_release(run, release_id)
     archive, manifest = _proven_archive(run, name, str(params.get("backup") or ""))
     with open_session(machine, _policy(environment).ssh_conn_id) as session:
         host_archive = HostArchive(environment, _policy(environment), session, run_key(run.holder))
@@ -308,7 +309,7 @@ def _known_release(run: ChangeRun, release_id: str) -> Release:
     if release is None:
         raise RestoreRefusedError(
             f"the ledger knows no artifact of {release_id}, and its modules are in no backup: build its version with "
-            "build_release, then clear this run. The host stays out of rotation"
+            "build_release, then clear this run. The host gets no traffic until then"
         )
     return release
 

@@ -20,6 +20,8 @@ URL_LIFETIME_SECONDS = 900
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 3
 CHUNK_BYTES = 1024 * 1024
+# S3 takes no larger object in one request (AWS, "Uploading objects").
+LARGEST_UPLOAD_BYTES = 5 * 1024**3
 
 
 class ObjectStorage:
