@@ -125,8 +125,8 @@ class ApplicationBackup:
             made = archive.make(self._identity.recipient)
             if made.size_bytes > LARGEST_UPLOAD_BYTES:
                 raise OutsideSystemError(
-                    f"its archive has {made.size_bytes} bytes, object storage takes {LARGEST_UPLOAD_BYTES} at once: what "
-                    "of it is no application and no configuration? Leave it out (exclude_names)",
+                    f"its archive has {made.size_bytes} bytes, object storage takes {LARGEST_UPLOAD_BYTES} at once: "
+                    "what of it is no application and no configuration? Leave it out (exclude_names)",
                     host=session.host.name,
                 )
             # Named by its content, so that a former attempt that wakes up can't replace what was verified.
