@@ -175,6 +175,7 @@ CHANGES = [
         "util-linux",
     ),
     (_replaced("lb2", HOST, "programs", "socat\t/usr/bin/socat", "socat\t!missing"), "programs", MISSING, "socat"),
+    (_replaced("cache", HOST, "programs", "age\t/usr/bin/age", "age\t!missing"), "programs", MISSING, "age"),
     (
         _replaced("lb1", HOST, "directories", "maps\t/etc/haproxy/maps\tyes", "maps\t/etc/haproxy/maps\tno"),
         "write /etc/haproxy/maps",
