@@ -121,6 +121,41 @@ def test_a_host_that_fails_costs_nobody_else_the_backup(ledger: Ledger, environm
     assert [each.host for each in stored_sets(ObjectStorage(environment.object_store), "production")] == ["app1"]
 
 
+class Killed(Exception):
+    """The worker is gone."""
+
+
+@pytest.mark.parametrize("step", ["archive sent", "manifest written", "set written"])
+def test_a_run_that_was_killed_at_any_step_converges(
+    ledger: Ledger, environment: Environment, secret: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    put = ObjectStorage.put_bytes
+
+    def killed(self: ObjectStorage, key: str, data: bytes, content_type: str = "") -> None:
+        if step == "archive sent" or (step == "manifest written" and key.endswith("set.json")):
+            raise Killed
+        put(self, key, data)
+        if step == "set written" and key.endswith("set.json"):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStorage, "put_bytes", killed)
+        with pytest.raises(Killed):
+            backup(ledger, environment).back_up()
+    storage = ObjectStorage(environment.object_store)
+    before = {each.host: each for each in stored_sets(storage, "production")}
+    assert bool(before) is (step == "set written"), "half a backup counts as one"
+    sets = backup(ledger, environment).back_up()
+    assert {each.host for each in sets} == {"app1", "app2"}
+    assert all(before.get(each.host, each) == each for each in sets), "a set that was whole was made again"
+    for each in sets:
+        assert (
+            differences(read_manifest(storage, each, Identity(secret)), read_back(storage, each, Identity(secret)))
+            == {}
+        )
+    assert len(ledger.backup_sets.present("production", BackupKind.APPLICATION)) == 2
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_archive_is_found(ledger: Ledger, environment: Environment, secret: str, damage: str) -> None:
     archive = backup(ledger, environment).back_up()[0]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lab import checker, inventory, paths, storage
+from lab import checker, inventory, paths, storage, supervision
 from lab.addresses import COLOR_PORTS, HTTPS_PORT, address
 from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
@@ -179,12 +179,13 @@ def served_by_app2() -> bool:
         return bool(client.get(f"http://{address('app2')}:{COLOR_PORTS['blue'][0]}/health").status_code == 200)
 
 
-def test_a_host_that_is_not_empty_is_refused_and_a_reset_mends_it(
+def test_what_is_in_the_way_is_moved_aside_only_when_asked_for(
     operator: AirflowClient, estate: Any, faults: ModuleType
 ) -> None:
     faults.empty("app2")
     until(lambda: not up_on("blue", "app2"), "the load balancers see that app2 is gone", 20)
-    site = paths.host_files("app2") / "etc/nginx/sites"
+    root = paths.host_files("app2")
+    site = root / "etc/nginx/sites"
     site.mkdir(parents=True)
     (site / "default").write_text("the package's own")
 
@@ -194,6 +195,19 @@ def test_a_host_that_is_not_empty_is_refused_and_a_reset_mends_it(
     said = log_of(operator, RESTORE, run_id, "plan_restore")
     assert "app2 is not empty" in said
     assert "/etc/nginx/sites/default" in said
-    assert not (paths.host_files("app2") / "srv").exists(), "a refused restore has put something there"
-    estate.reset("production")
+    assert not (root / "srv").exists(), "a refused restore has put something there"
+
+    state, tasks, run_id = ended(operator, RESTORE, {"host": "app2", "move_aside": True})
+
+    assert state == "success", tasks
+    (aside,) = (root / "var/lib/sebenza-archive/aside").rglob("default")
+    assert aside.read_text() == "the package's own"
+    assert not (site / "default").exists()
     assert up_on("blue", "app2")
+
+
+def test_a_reset_mends_an_emptied_host(estate: Any, faults: ModuleType) -> None:
+    faults.empty("app3")
+    estate.reset("production")
+    assert (paths.host_files("app3") / "etc/nginx/nginx.conf").exists()
+    assert all(state.running for state in supervision.states("app3"))
