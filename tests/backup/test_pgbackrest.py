@@ -14,7 +14,7 @@ from sebenza_ops.systems.pgbackrest import JobStatus, PgBackRest, RepositorySet,
 from tests.backup.repository_server import CIPHER, SECRET, RepositoryServer
 from tests.systems.processes import command_line, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sebenza_ops.systems.restore_test import RestoreTest
 from tests.backup.repository_server import RepositoryServer
 from tests.systems.processes import command_line, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from sebenza_ops.systems.pgbackrest import PgBackRest
 from sebenza_ops.systems.ssh import HostSession
 from tests.backup.repository_server import KEY, SECRET, RepositoryServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 NAME = "production"
 
