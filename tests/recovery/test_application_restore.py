@@ -136,14 +136,25 @@ def test_a_replaced_host_comes_back_into_rotation_and_nobody_notices(
     faults.empty("app2")
     assert not (paths.host_files("app2") / "srv").exists()
     until(lambda: not up_on("blue", "app2"), "the load balancers see that app2 is gone", 20)
+    # A package's own file, which no backup has: nothing is restored over it unless it may be moved aside.
+    root = paths.host_files("app2")
+    site, content = root / "etc/nginx/sites/default", f"the package's own, {uuid4().hex}"
+    site.parent.mkdir(parents=True)
+    site.write_text(content)
     try:
+        state, _, run_id = ended(operator, RESTORE, {"host": "app2"})
+        assert state == "failed"
+        said = log_of(operator, RESTORE, run_id, "plan_restore")
+        assert "app2 is not empty" in said
+        assert "/etc/nginx/sites/default" in said
+        assert not (root / "srv").exists(), "a refused restore has put something there"
         load = LoadGenerator(
             load_balancers={name: (address(name), HTTPS_PORT) for name in PRODUCTION.load_balancers},
             ca_file=paths.CA_FILE,
             rate=40,
         )
         with load:
-            state, tasks, run_id = ended(operator, RESTORE, {"host": "app2"})
+            state, tasks, run_id = ended(operator, RESTORE, {"host": "app2", "move_aside": True})
             assert state == "success", (tasks, log_of(operator, RESTORE, run_id, "start_and_prove")[-3000:])
             restored = load.mark("restored")
             # It serves, and goes on to serve.
@@ -156,6 +167,8 @@ def test_a_replaced_host_comes_back_into_rotation_and_nobody_notices(
     assert seen.requests > 100
     assert seen.ended_at > restored
 
+    kept = [path.read_text() for path in (root / "var/lib/sebenza-archive/aside").rglob("default")]
+    assert kept == [content], "what was in the way was not kept"
     assert "is damaged" in log_of(operator, RESTORE, run_id, "plan_restore")
     assert operator.xcom(RESTORE, run_id, "plan_restore")["archive"]["key"] == newest.detail["object"]
     assert up_on("blue", "app2")
@@ -178,35 +191,6 @@ def served_by_app2() -> bool:
     """Whether app2 itself answers on the color's port."""
     with httpx.Client(timeout=3) as client:
         return bool(client.get(f"http://{address('app2')}:{COLOR_PORTS['blue'][0]}/health").status_code == 200)
-
-
-def test_what_is_in_the_way_is_moved_aside_only_when_asked_for(
-    operator: AirflowClient, estate: Any, faults: ModuleType
-) -> None:
-    faults.empty("app2")
-    until(lambda: not up_on("blue", "app2"), "the load balancers see that app2 is gone", 20)
-    root = paths.host_files("app2")
-    site = root / "etc/nginx/sites"
-    site.mkdir(parents=True)
-    # Whatever an earlier test has left in a backup.
-    content = f"the package's own, {uuid4().hex}"
-    (site / "default").write_text(content)
-
-    state, _, run_id = ended(operator, RESTORE, {"host": "app2"})
-
-    assert state == "failed"
-    said = log_of(operator, RESTORE, run_id, "plan_restore")
-    assert "app2 is not empty" in said
-    assert "/etc/nginx/sites/default" in said
-    assert not (root / "srv").exists(), "a refused restore has put something there"
-
-    state, tasks, run_id = ended(operator, RESTORE, {"host": "app2", "move_aside": True})
-
-    assert state == "success", tasks
-    (aside,) = (root / "var/lib/sebenza-archive/aside").rglob("default")
-    assert aside.read_text() == content
-    assert not (site / "default").exists() or (site / "default").read_text() != content
-    assert up_on("blue", "app2")
 
 
 def test_a_reset_mends_an_emptied_host(estate: Any, faults: ModuleType) -> None:
