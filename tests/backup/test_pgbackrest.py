@@ -185,6 +185,19 @@ def ended_again(server: RepositoryServer, pgbackrest: PgBackRest, run: str) -> b
     return ended(pgbackrest, f"{run}-backup").state == "done"
 
 
+def test_another_key_opens_nothing(server: RepositoryServer, pgbackrest: PgBackRest) -> None:
+    right = server.config_file.read_text()
+    server.config_file.write_text(right.replace(CIPHER, "another-passphrase"))
+    try:
+        with pytest.raises(
+            NoDataError, match=r"can't be read: is the passphrase the one it was made with\? "
+        ) as refusal:
+            pgbackrest.info()
+        assert str(refusal.value).isascii(), "noise reaches people and the ledger"
+    finally:
+        server.config_file.write_text(right)
+
+
 def test_sets_expire_by_age_only_and_the_newest_full_stays(server: RepositoryServer, pgbackrest: PgBackRest) -> None:
     back_up(server, pgbackrest)
     before = {each.label for each in pgbackrest.info().sets}
