@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 # The package is below plugins/, the lab and the tests are in the project's root.
 export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up down status run break-glass bench chaos lint lock base-images compose-test workers-test
+.PHONY: help setup demo test test-all up down status run break-glass bench chaos lint lock base-images compose-test workers-test
 DAG ?=
 CONF ?= {}
 REASON ?=
@@ -24,6 +24,9 @@ demo: setup ## the main job: lab, Airflow, and a blue-green deployment under loa
 test: setup lint ## lint, types, import rules, and all tests: unit, DAG contract, integration in the lab, browser
 	@echo "test: all tests of $(TESTS)"
 	@scripts/test.sh $(TESTS)
+
+test-all: export SEBENZA_TEST_ALL = yes
+test-all: test ## make test, and the rarer ways through each procedure; before a release
 
 up: setup ## start the lab and Airflow
 	@$(PYTHON) -m lab up

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops import decisions
 from sebenza_ops.decisions import HumanDecisionOperator
@@ -17,11 +18,12 @@ ASKED, RETRIES = "asked", 5
 
 
 class Asking:
-    """One task instance with its store, and what Airflow keeps of the answer."""
+    """One task instance, and what Airflow keeps of the answer."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store: dict[str, Any] = {}
-        self.answer: Any = SimpleNamespace(response_received=False, chosen_options=[])
+    def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer: Any
+        self.ledger = ledger
+        self.forget()
         self.operator = HumanDecisionOperator(
             task_id="decide",
             environment="staging",
@@ -34,20 +36,23 @@ class Asking:
         monkeypatch.setattr(HITLOperator, "execute", lambda *_: ASKED)
         monkeypatch.setattr(HumanDecisionOperator, "_tell", lambda *_: None)
 
-    def answered(self) -> None:
-        """Somebody approves."""
+    def forget(self) -> None:
+        """The question is parked anew, without an answer."""
+        self.answer = SimpleNamespace(response_received=False, chosen_options=[])
+
+    def answered(self, option: str = "Restore") -> None:
+        """Somebody chooses."""
         self.answer = SimpleNamespace(
             response_received=True,
-            chosen_options=["Restore"],
+            chosen_options=[option],
             params_input={},
             responded_at=datetime.now(UTC),
             responded_by_user=SimpleNamespace(id="7", name="sipho"),
         )
 
     def context(self, max_tries: int = RETRIES) -> Any:
-        store = SimpleNamespace(get=self.store.get, set=self.store.__setitem__, delete=self.store.pop)
         run = SimpleNamespace(dag_id="rollback.staging", run_id="manual__1", triggering_user_name="thandi", conf={})
-        return {"ti": SimpleNamespace(id="1", max_tries=max_tries), "dag_run": run, "task_state_store": store}
+        return {"ti": SimpleNamespace(id="1", max_tries=max_tries), "dag_run": run}
 
     def execute(self, max_tries: int = RETRIES) -> Any:
         """A try of the task, from its beginning."""
@@ -58,19 +63,35 @@ class Asking:
 def asking(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Asking:
     monkeypatch.setenv("SEBENZA_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.setenv("AIRFLOW_CONN_OPS_LEDGER", f'{{"conn_type": "sqlite", "host": "{tmp_path}/ledger.db"}}')
-    Ledger.from_connection()
-    return Asking(monkeypatch)
+    return Asking(Ledger.from_connection(), monkeypatch)
 
 
-def test_an_answer_is_taken_again_when_the_try_that_took_it_was_failed(asking: Asking) -> None:
+def test_an_answer_that_was_lost_on_its_way_is_taken_by_the_next_try(asking: Asking) -> None:
     assert asking.execute() == ASKED
-    asking.answered()
-    event = asking.operator._answer_already_there(asking.context())
-    assert event is not None
-    assert asking.operator.execute_complete(asking.context(), event)["approved_by"] == "sipho"
+    asking.answered("Restore")
 
-    # A late report of the process that had asked fails the one that took the answer: the next try takes it too.
     assert asking.execute()["approved_by"] == "sipho"
+
+
+def test_an_approval_stays_one_though_the_try_that_took_it_was_failed_and_airflow_forgot_the_answer(
+    asking: Asking,
+) -> None:
+    assert asking.execute() == ASKED
+    asking.answered("Restore")
+    taken = asking.execute()
+    asking.forget()
+
+    assert asking.execute() == taken
+    assert [entry.actor for entry in asking.ledger.audit.entries(action="decision.approved")] == ["sipho"]
+
+
+def test_a_rejection_stays_one_though_the_try_that_took_it_was_failed(asking: Asking) -> None:
+    assert asking.execute() == ASKED
+    asking.answered("Reject")
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match="sipho has rejected"):
+            asking.execute()
+        asking.forget()
 
 
 def test_a_cleared_task_asks_anew_though_an_answer_is_there(asking: Asking) -> None:

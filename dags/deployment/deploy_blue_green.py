@@ -44,19 +44,19 @@ from datetime import timedelta
 
 from airflow.sdk import Param, chain, dag
 
+from sebenza_ops.deployment.idle_color_operators import StopLaterOperator
 from sebenza_ops.deployment.operators import (
     DeployToIdleColorOperator,
     FinishDeploymentOperator,
     RecordDeploymentOperator,
-    StopLaterOperator,
     SwitchProveAndBakeOperator,
 )
-from sebenza_ops.deployment.params import version_param
+from sebenza_ops.deployment.params import force_reason_param, policy_override_param, version_param
 from sebenza_ops.deployment.sensors import DrainedSensor, IdleColorHealthySensor
 from sebenza_ops.deployment.way_in import deployment_timeout, has_way_in, way_in
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
 
 
 def make_dag(environment: Environment) -> None:
@@ -73,21 +73,9 @@ def make_dag(environment: Environment) -> None:
             params={
                 "version": version_param(),
                 "plan_only": plan_only_param(),
-                "bake_seconds": Param(
-                    None,
-                    type=["null", "integer"],
-                    minimum=5,
-                    maximum=3600,
-                    description="Watch the new release for so long, in place of the environment's policy.",
-                ),
-                "keep_warm_seconds": Param(
-                    None,
-                    type=["null", "integer"],
-                    minimum=0,
-                    maximum=86400,
-                    description="Keep the old color running for so long, in place of the environment's policy.",
-                ),
-                "force_reason": reason_param("Why a release that is marked bad here is deployed all the same."),
+                "bake_seconds": policy_override_param("Watch the new release for so long", 5, 3600),
+                "keep_warm_seconds": policy_override_param("Keep the old color running for so long", 0, 86400),
+                "force_reason": force_reason_param(),
                 "converge_to": Param(
                     None,
                     type=["null", "string"],

@@ -45,7 +45,7 @@ touched.
 
 from datetime import timedelta
 
-from airflow.sdk import Param, chain, dag
+from airflow.sdk import chain, dag
 
 from sebenza_ops.deployment.operators import (
     FinishDeploymentOperator,
@@ -53,11 +53,11 @@ from sebenza_ops.deployment.operators import (
     RecordDeploymentOperator,
     RollOutOperator,
 )
-from sebenza_ops.deployment.params import version_param
+from sebenza_ops.deployment.params import force_reason_param, policy_override_param, version_param
 from sebenza_ops.deployment.way_in import deployment_timeout, has_way_in, way_in
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
 
 
 def make_dag(environment: Environment) -> None:
@@ -74,28 +74,10 @@ def make_dag(environment: Environment) -> None:
             params={
                 "version": version_param(),
                 "plan_only": plan_only_param(),
-                "batch_size": Param(
-                    None,
-                    type=["null", "integer"],
-                    minimum=1,
-                    maximum=100,
-                    description="Change so many hosts at once, in place of the environment's policy.",
-                ),
-                "watch_seconds": Param(
-                    None,
-                    type=["null", "integer"],
-                    minimum=5,
-                    maximum=3600,
-                    description="Watch each batch for so long, in place of the environment's policy.",
-                ),
-                "bake_seconds": Param(
-                    None,
-                    type=["null", "integer"],
-                    minimum=5,
-                    maximum=3600,
-                    description="Watch all hosts at the end for so long, in place of the environment's policy.",
-                ),
-                "force_reason": reason_param("Why a release that is marked bad here is deployed all the same."),
+                "batch_size": policy_override_param("Change so many hosts at once", 1, 100),
+                "watch_seconds": policy_override_param("Watch each batch for so long", 5, 3600),
+                "bake_seconds": policy_override_param("Watch all hosts at the end for so long", 5, 3600),
+                "force_reason": force_reason_param(),
             },
         ),
     )

@@ -26,7 +26,8 @@ is nothing to stop.
 
 from airflow.sdk import Param, dag
 
-from sebenza_ops.deployment.operators import AcquireLeaseOperator, ReleaseLeaseOperator, StopIdleColorOperator
+from sebenza_ops.deployment.idle_color_operators import StopIdleColorOperator
+from sebenza_ops.deployment.operators import AcquireLeaseOperator, ReleaseLeaseOperator
 from sebenza_ops.deployment.params import TARGET_PATTERN
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment

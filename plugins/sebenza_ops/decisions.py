@@ -24,16 +24,14 @@ from sebenza_ops.terminal import NoAnswerError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from sebenza_ops.ledger import Ledger
+    from sebenza_ops.ledger import AuditEntry, Ledger
     from sebenza_ops.terminal import Terminal
 
 # A task that is resumed at the moment it parks may be failed by a late report of its first process, even after it has
 # read the answer: it is tried again, once for each time it parks.
 RETRIES = 5
 MINIMUM_REASON_LENGTH = 10
-# Which asking the question belongs to. An answer that a later try of the same asking finds was lost on its way; one
-# that a cleared task finds was given to another question, and must not answer the new one.
-ASKING = "asking"
+ASKED, APPROVED, REJECTED = "decision.asked", "decision.approved", "decision.rejected"
 
 
 _terminal: Terminal | None = None
@@ -115,18 +113,22 @@ class HumanDecisionOperator(HITLOperator):
         """Why an approval by this person does not count, or None. The question then stays open for others."""
         return None
 
+    def on_approval(self, context: Context, approval: dict[str, str]) -> None:
+        """What else is done with an approval, before it is returned. It may be called again by a later try."""
+
     def execute(self, context: Context) -> Any:
         """Ask; or, tried again after an answer that Airflow lost, take that answer."""
         if _terminal is not None:
             return self._ask_at_terminal(context, _terminal)
-        self._refuse_changed_text(context)
-        state = context["task_state_store"]
-        # Airflow raises the number of tries that a task may take when it is cleared, and leaves it when it tries again.
-        asking = context["ti"].max_tries
-        if state.get(ASKING, None) == asking and (event := self._answer_already_there(context)) is not None:
+        settled = self._settled(context)
+        if settled is not None:
+            self.log.info("%s answered an earlier try", settled["approved_by"])
+            self.on_approval(context, settled)
+            return settled
+        is_open = self._open_question(context)
+        if is_open and (event := self._answer_already_there(context)) is not None:
             self.log.info("The question was answered before this try")
             return self.execute_complete(context, event)
-        state.set(ASKING, asking)
         self._tell(context)
         return super().execute(context)
 
@@ -140,18 +142,26 @@ class HumanDecisionOperator(HITLOperator):
         name = str(user.get("name") or user.get("id") or "unknown")
         reason = str((answer["params_input"] or {}).get("reason") or "").strip()
         if answer["chosen_options"] != [self.approve]:
-            self._write_audit(context, "decision.rejected", name, reason)
-            rejected = DecisionRejectedError(f"{name} has rejected {self.subject!r}{f': {reason}' if reason else ''}")
-            raise AirflowFailException(f"{rejected}. {self.UNTOUCHED}") from rejected
+            self._write_audit(context, REJECTED, name, reason)
+            raise self._rejection(name, reason)
         refusal = self.refusal(context, name)
         if refusal is None and self.ask_reason and len(reason) < MINIMUM_REASON_LENGTH:
             refusal = f"approving needs a reason of at least {MINIMUM_REASON_LENGTH} characters"
         if refusal is not None:
             self._write_audit(context, "decision.not_taken", name, refusal)
             self._ask_again(context, f"{name}'s approval is not taken: {refusal}")
-        self._write_audit(context, "decision.approved", name, reason)
+        approved_at = answer["responded_at"].isoformat()
+        self._write_audit(context, APPROVED, name, reason, approved_at=approved_at)
         self.log.info("%s has approved: %s", name, self.subject)
-        return {"approved_by": name, "approved_at": answer["responded_at"].isoformat(), "reason": reason}
+        approval = {"approved_by": name, "approved_at": approved_at, "reason": reason}
+        self.on_approval(context, approval)
+        return approval
+
+    def _rejection(self, name: str, reason: str) -> AirflowFailException:
+        rejected = DecisionRejectedError(f"{name} has rejected {self.subject!r}{f': {reason}' if reason else ''}")
+        failure = AirflowFailException(f"{rejected}. {self.UNTOUCHED}")
+        failure.__cause__ = rejected
+        return failure
 
     def _ask_at_terminal(self, context: Context, terminal: Terminal) -> dict[str, str]:
         """Ask the person who runs the procedure. No answer, no terminal, or another word than the option means no."""
@@ -176,7 +186,7 @@ class HumanDecisionOperator(HITLOperator):
         if approves and refusal is None and self.ask_reason and len(reason) < MINIMUM_REASON_LENGTH:
             refusal = f"approving needs a reason of at least {MINIMUM_REASON_LENGTH} characters"
         if not approves or refusal is not None:
-            action = "decision.not_taken" if approves else "decision.rejected"
+            action = "decision.not_taken" if approves else REJECTED
             self._write_audit(context, action, name, refusal or reason, **proof)
             rejected = DecisionRejectedError(
                 f"{name}'s approval of {self.subject!r} is not taken: {refusal}"
@@ -184,8 +194,10 @@ class HumanDecisionOperator(HITLOperator):
                 else f"{name} has rejected {self.subject!r}"
             )
             raise AirflowFailException(f"{rejected}. Nothing was changed.") from rejected
-        self._write_audit(context, "decision.approved", name, reason, **proof)
-        return {"approved_by": name, "approved_at": datetime.now(UTC).isoformat(), "reason": reason}
+        self._write_audit(context, APPROVED, name, reason, **proof)
+        approval = {"approved_by": name, "approved_at": datetime.now(UTC).isoformat(), "reason": reason}
+        self.on_approval(context, approval)
+        return approval
 
     def _response_seconds(self) -> float:
         return self.response_timeout.total_seconds() if self.response_timeout else 0.0
@@ -200,23 +212,46 @@ class HumanDecisionOperator(HITLOperator):
 
         ChangeRun.from_context(context, self.environment, emergency=self.emergency).tell_question(self.subject)
 
-    def _refuse_changed_text(self, context: Context) -> None:
-        """Airflow keeps a question's first text when its task is cleared: nobody may answer what they are not shown."""
-        from sebenza_ops.changes import holder_of
+    def _settled(self, context: Context) -> dict[str, str] | None:
+        """The approval that an earlier try of this asking has taken, before Airflow failed that try all the same.
 
-        ledger, holder = self._ledger(context), holder_of(context)
+        Raises the failure of a rejection that it has taken. A cleared task asks anew.
+        """
+        for entry in self._audited(context, REJECTED):
+            raise self._rejection(entry.actor, entry.detail["reason"])
+        for entry in self._audited(context, APPROVED):
+            detail = entry.detail
+            return {
+                "approved_by": entry.actor,
+                "approved_at": detail["approved_at"],
+                "reason": detail["reason"],
+            }
+        return None
+
+    def _open_question(self, context: Context) -> bool:
+        """Whether an earlier try of this asking has asked; if not, note that this one does.
+
+        Airflow keeps a question's first text when its task is cleared: nobody may answer what they are not shown.
+        """
         digest = hashlib.sha256(f"{self.subject}\n{self.body}".encode()).hexdigest()
-        asked = [
-            entry.detail["text_sha256"]
-            for entry in ledger.audit.entries(environment=self.environment, action="decision.asked")
-            if entry.subject == str(holder) and entry.detail.get("task") == self.task_id
-        ]
-        if not asked:
-            detail = {"question": self.subject, "task": self.task_id, "text_sha256": digest}
-            ledger.audit.append("decision.asked", holder.actor, self.environment, str(holder), detail)
-        elif digest not in asked:
+        asked = [entry.detail for entry in self._audited(context, ASKED, any_asking=True)]
+        if asked and digest not in {detail["text_sha256"] for detail in asked}:
             outdated = DecisionOutdatedError(f"{self.subject!r} was asked before in this run, with other facts")
             raise AirflowFailException(f"{outdated}, which are still shown. {self.UNTOUCHED} Start a new run.")
+        if any(detail["asking"] == _asking(context) for detail in asked):
+            return True
+        self._write_audit(context, ASKED, None, "", text_sha256=digest)
+        return False
+
+    def _audited(self, context: Context, action: str, *, any_asking: bool = False) -> list[AuditEntry]:
+        """What the audit has of this run's question, the newest first."""
+        from sebenza_ops.changes import holder_of
+
+        found = self._ledger(context).audit.entries(
+            environment=self.environment, action=action, subject=str(holder_of(context))
+        )
+        own = [entry for entry in found if entry.detail.get("task") == self.task_id]
+        return own if any_asking else [entry for entry in own if entry.detail.get("asking") == _asking(context)]
 
     def _ask_again(self, context: Context, why: str) -> None:
         """Park again, with the rest of the time that people have. Airflow keeps the first question's text."""
@@ -254,8 +289,18 @@ class HumanDecisionOperator(HITLOperator):
             "responded_by_user": {"id": user.id, "name": user.name} if user is not None else None,
         }
 
-    def _write_audit(self, context: Context, action: str, name: str, reason: str, **how: str) -> None:
+    def _write_audit(self, context: Context, action: str, name: str | None, reason: str, **how: str) -> None:
         from sebenza_ops.changes import holder_of
 
-        detail = {"question": self.subject, "task": self.task_id, "reason": reason, **how}
-        self._ledger(context).audit.append(action, name, self.environment, str(holder_of(context)), detail)
+        holder = holder_of(context)
+        detail = {"question": self.subject, "task": self.task_id, "reason": reason, "asking": _asking(context), **how}
+        self._ledger(context).audit.append(action, name or holder.actor, self.environment, str(holder), detail)
+
+
+def _asking(context: Context) -> int:
+    """Which asking of the question a try belongs to: tries share it, a cleared task begins another.
+
+    It is the number of tries that the task may take, which Airflow raises when the task is cleared.
+    """
+    task_instance = context.get("ti")
+    return task_instance.max_tries if task_instance is not None else 0

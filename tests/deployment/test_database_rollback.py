@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -90,7 +91,7 @@ def operator(estate: Any, airflow: LocalAirflow, ledger: Ledger) -> Iterator[Air
 
 def request(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask the application as a user does."""
-    with httpx.Client(verify=str(paths.CA_FILE), trust_env=False, timeout=10) as client:
+    with httpx.Client(verify=ssl.create_default_context(cafile=paths.CA_FILE), trust_env=False, timeout=10) as client:
         answer = client.request(
             method,
             f"https://{address('lb1')}:{HTTPS_PORT}{path}",
@@ -187,6 +188,7 @@ def not_taken(ledger: Ledger, run_id: str) -> bool:
     return any(run_id in entry.subject and "is the requester" in entry.detail["reason"] for entry in entries)
 
 
+@pytest.mark.long
 def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
@@ -209,6 +211,7 @@ def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     assert ledger.leases.current_reservation("production") is None
 
 
+@pytest.mark.long
 def test_without_a_backup_or_after_a_contract_migration_it_is_refused_and_traffic_is_back(
     operator: AirflowClient, ledger: Ledger, estate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_with_the_ledger_down_traffic_goes_back_and_the_journal_is_carried_over(
     assert seen_token(estate) > on_hosts
 
 
+@pytest.mark.long
 def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_what_is_on_the_host(
     operator: AirflowClient, ledger: Ledger, faults: ModuleType
 ) -> None:
@@ -135,6 +136,7 @@ def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_wh
     assert good.release_id.startswith("v1.0.0-")
 
 
+@pytest.mark.long
 def test_with_storage_cut_off_a_warm_color_gets_traffic_at_once(
     operator: AirflowClient, ledger: Ledger, faults: ModuleType
 ) -> None:
@@ -148,6 +150,7 @@ def test_with_storage_cut_off_a_warm_color_gets_traffic_at_once(
     assert seconds < 5
 
 
+@pytest.mark.long
 def test_beside_a_running_airflow_and_with_the_ledger_down_break_glass_shares_nothing_with_it(
     operator: AirflowClient, ledger: Ledger
 ) -> None:

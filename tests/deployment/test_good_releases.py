@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sebenza_ops.deployment.good_releases import KEPT, good_on_hosts, with_newest
-from sebenza_ops.deployment.rollback import Running, why_unclear
+from sebenza_ops.deployment.rollback_rules import Running, why_unclear
 from sebenza_ops.environments.models import Color
 from sebenza_ops.systems.application_hosts import ApplicationHostState, parse_state
 from sebenza_ops.systems.errors import HostUnreachableError

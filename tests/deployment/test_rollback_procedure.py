@@ -120,6 +120,7 @@ def test_a_deployment_under_way_is_fenced_off(operator: AirflowClient, ledger: L
         ({"to": "v1.1.0"}, "marked bad"),
     ],
 )
+@pytest.mark.long
 def test_a_target_that_can_not_be_is_refused_and_traffic_stays(
     operator: AirflowClient, ledger: Ledger, conf: dict[str, Any], text: str
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_target_that_can_not_be_is_refused_and_traffic_stays(
     assert ledger.leases.current("staging") is None
 
 
+@pytest.mark.long
 def test_a_plan_takes_nobodys_lease_and_changes_nothing(operator: AirflowClient, ledger: Ledger) -> None:
     deploy(operator)
     held = ledger.leases.acquire("staging", Holder(DEPLOY, f"manual__other_{uuid4().hex[:8]}", "thandi"), "deploy", 600)

@@ -164,6 +164,7 @@ def test_a_rejection_is_explained_and_production_untouched(
     assert admin.await_state(DEPLOY, run_id, timeout_seconds=120) == "failed"
 
 
+@pytest.mark.long
 def test_gates_without_data_stop_it_and_a_waiver_needs_a_reason(
     admin: AirflowClient, approver: AirflowClient, ledger: Ledger
 ) -> None:
@@ -189,6 +190,7 @@ def test_gates_without_data_stop_it_and_a_waiver_needs_a_reason(
     assert live() == "v1.0.0"
 
 
+@pytest.mark.long
 def test_a_version_that_moved_since_the_approval_is_not_deployed(
     admin: AirflowClient, approver: AirflowClient, ledger: Ledger
 ) -> None:

@@ -15,7 +15,7 @@ from sebenza_ops.deployment.installed import InstalledReleases
 from sebenza_ops.deployment.migrations import DatabaseSchema, apply_migrations, read_schema
 from sebenza_ops.deployment.reconcile import ApplicationHostStates, reconcile
 from sebenza_ops.deployment.release import Migration, Release
-from sebenza_ops.deployment.rollback import RollbackRefusedError, choose_target
+from sebenza_ops.deployment.rollback_rules import RollbackRefusedError, choose_target
 from sebenza_ops.deployment.schema_gate import ReleaseInUse, bare_name, needing_old_schema
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
 from sebenza_ops.environments.models import Application, Color, Environment, Role

@@ -7,13 +7,9 @@ from datetime import UTC, datetime
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.contract import applied_by
-from sebenza_ops.evidence.facts import OutcomeFact, load
-from sebenza_ops.evidence.report import render_report
-from sebenza_ops.evidence.store import store_report
-from sebenza_ops.evidence.summary import RunHeader, procedure_name
+from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.ledger import Outcome
-from sebenza_ops.systems.errors import OutsideSystemError
-from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.run_evidence import store_evidence
 
 
 def judge_contract(
@@ -67,28 +63,5 @@ def finish_contract(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, h
     # A run that was refused its lease has no record.
     if record is not None:
         ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-        _store_evidence(run, record.started_at, is_failed=bool(failed))
+        store_evidence(run, record.started_at, is_failed=bool(failed))
     return summary
-
-
-def _store_evidence(run: ChangeRun, started_at: datetime, *, is_failed: bool) -> None:
-    """Evidence that can't be stored never breaks the run; the ledger still has every fact."""
-    holder, now = run.holder, datetime.now(UTC)
-    header = RunHeader(
-        dag_id=holder.dag_id,
-        run_id=holder.run_id,
-        environment=run.environment.name,
-        procedure=procedure_name(holder.dag_id),
-        run_state="failed" if is_failed else "success",
-        rendered_at=now,
-        requested_by=holder.actor,
-        started_at=started_at,
-        finished_at=now,
-    )
-    try:
-        report = render_report(load(run.ledger, holder.dag_id, holder.run_id), header)
-        storage = ObjectStorage(run.environment.object_store)
-        key = store_report(report, run.environment, holder.dag_id, holder.run_id, storage)
-        run.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
-    except OutsideSystemError as error:
-        run.note(f"the evidence report could not be stored, the ledger has its facts: {error}", "warning")

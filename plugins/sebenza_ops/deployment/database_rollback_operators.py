@@ -124,9 +124,12 @@ class ApproveDatabaseRollbackOperator(HumanDecisionOperator):
         """Take the answer."""
         run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         with self._kept_in_mind(run):
-            answer = super().execute_complete(context, event)
-        run.note(f"{answer['approved_by']} has approved that the database goes back", "warning")
-        return answer
+            return super().execute_complete(context, event)
+
+    def on_approval(self, context: Context, approval: dict[str, str]) -> None:
+        """Note who has approved."""
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+        run.note(f"{approval['approved_by']} has approved that the database goes back", "warning")
 
     def refusal(self, context: Context, name: str) -> str | None:
         """The requester may not approve, where the policy says so."""

@@ -15,15 +15,12 @@ from sebenza_ops.deployment.roll_out import RollOut
 from sebenza_ops.deployment.switch import ReleaseRejectedError, TrafficSwitch
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import Color, Environment
-from sebenza_ops.evidence.facts import OutcomeFact, load
-from sebenza_ops.evidence.report import render_report
-from sebenza_ops.evidence.store import store_report
-from sebenza_ops.evidence.summary import RunHeader, procedure_name
+from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.ledger import Outcome
+from sebenza_ops.run_evidence import store_evidence
 from sebenza_ops.systems.application_hosts import ApplicationHost
-from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
+from sebenza_ops.systems.errors import FencedOffError
 from sebenza_ops.systems.fencing import changed_hosts, raise_tokens
-from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.ssh import HostSession, on_hosts
 
 log = logging.getLogger(__name__)
@@ -48,7 +45,7 @@ def finish_run(
     outcome, summary = _outcome(run, plan, failed, split, remark, rejected)
     holder = run.holder
     run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-    _store_evidence(run, record.started_at, failed)
+    store_evidence(run, record.started_at, is_failed=bool(failed))
     if outcome is Outcome.SPLIT:
         raise split or SplitTrafficError(f"SPLIT TRAFFIC: {summary}. Start a run with converge_to.")
     return summary
@@ -84,7 +81,7 @@ def end_before_change(run: ChangeRun, failed: list[str]) -> str:
     )
     if record is not None:
         run.ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-        _store_evidence(run, record.started_at, failed)
+        store_evidence(run, record.started_at, is_failed=bool(failed))
     return summary
 
 
@@ -255,27 +252,3 @@ def judge_outcome(
     if plan_only:
         return Outcome.PLANNED, f"{name}: planned only, nothing was changed; {live.text}"
     return Outcome.SUCCEEDED, f"{name}: {plan.release.release_id} is live on {plan.to_color}; {live.text}"
-
-
-def _store_evidence(run: ChangeRun, started_at: datetime, failed: list[str]) -> None:
-    """Evidence that can't be stored never breaks a deployment; the ledger still has every fact."""
-    holder = run.holder
-    now = datetime.now(UTC)
-    header = RunHeader(
-        dag_id=holder.dag_id,
-        run_id=holder.run_id,
-        environment=run.environment.name,
-        procedure=procedure_name(holder.dag_id),
-        run_state="failed" if failed else "success",
-        rendered_at=now,
-        requested_by=holder.actor,
-        started_at=started_at,
-        finished_at=now,
-    )
-    try:
-        report = render_report(load(run.ledger, holder.dag_id, holder.run_id), header)
-        storage = ObjectStorage(run.environment.object_store)
-        key = store_report(report, run.environment, holder.dag_id, holder.run_id, storage)
-        run.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
-    except OutsideSystemError as error:
-        run.note(f"the evidence report could not be stored, the ledger has its facts: {error}", "warning")

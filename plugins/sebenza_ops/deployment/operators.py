@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -333,40 +332,6 @@ class RecordDeploymentOperator(PlannedOperator):
         run, plan = self.begin(context), self.parsed_plan()
         record_deployment(run, plan)
         prune_releases(run, plan)
-
-
-class StopLaterOperator(TriggerDagRunOperator):
-    """Schedules the end of the old color's warm time: another procedure's run, at a time that is known only now.
-
-    Give it a run id that is the same at each try: a try that was killed may have made the run.
-    """
-
-    safe_to_retry = True
-    # The provider does not render it, and fails on the template's text as on a date.
-    template_fields = (*TriggerDagRunOperator.template_fields, "run_after")
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            **{"retries": RETRIES, "retry_delay": timedelta(0), "skip_when_already_exists": True, **kwargs}
-        )
-
-
-class StopIdleColorOperator(DeploymentOperator):
-    """Stops a color's processes, if no load balancer sends to it and it still runs the release that was kept warm.
-
-    Parameters of the run: `color`, and `release_id` of what was kept warm (empty: whatever runs there).
-    """
-
-    def execute(self, context: Context) -> None:
-        """Raises a skip with the reason when the color is live or runs another release now."""
-        from sebenza_ops.deployment.steps import NotIdleError, stop_idle_color
-
-        run = self.begin(context)
-        parameters = context["params"]
-        try:
-            stop_idle_color(run, str(parameters["color"]), str(parameters.get("release_id") or ""))
-        except NotIdleError as error:
-            raise AirflowSkipException(str(error)) from error
 
 
 class ReleaseLeaseOperator(DeploymentOperator):

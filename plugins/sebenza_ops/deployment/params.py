@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from sebenza_ops.deployment.release import is_valid_ref
+from sebenza_ops.procedures import reason_param
 
 # The form's own check; `is_valid_ref` is stricter. Browsers and Airflow both read this one. To Python alone a `$` is
 # also before a last line feed.
@@ -23,6 +24,22 @@ def version_param() -> Param:
         pattern=VERSION_PATTERN,
         description="A tag, branch or commit of the application's repository, for example v1.1.0.",
     )
+
+
+def policy_override_param(what: str, minimum: int, maximum: int) -> Param:
+    """A whole number that replaces one of the environment's policy, for this run; empty: the policy's own."""
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=minimum,
+        maximum=maximum,
+        description=f"{what}, in place of the environment's policy.",
+    )
+
+
+def force_reason_param() -> Param:
+    """Why a release that was marked bad is deployed again; empty: it is not."""
+    return reason_param("Why a release that is marked bad here is deployed all the same.")
 
 
 def check_deployment_params(params: Mapping[str, Any]) -> None:

@@ -1,15 +1,13 @@
-"""Going back to a release that was good: which one, on which color, and moving traffic there.
+"""Going back to a release that was good: finding it, and moving traffic there.
 
-Pure rules first, then the steps. Unlike a deployment, a rollback does not wait for a free lease, judges nothing by
-metrics, and is never taken back by itself: a person has decided.
+Unlike a deployment, a rollback does not wait for a free lease, judges nothing by metrics, and is never taken back by
+itself: a person has decided.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.good_releases import forget_good, good_on_hosts
@@ -17,145 +15,34 @@ from sebenza_ops.deployment.installed import InstalledReleases
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.observe import servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
-from sebenza_ops.deployment.progress import Phase
-from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates, live_colors
+from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates
 from sebenza_ops.deployment.release import Release
+from sebenza_ops.deployment.rollback_rules import (
+    STRATEGY,
+    AlreadyBackError,
+    RollbackRefusedError,
+    Running,
+    bad_target,
+    choose_color,
+    choose_target,
+    has_moved_nothing,
+    running_now,
+    why_unclear,
+)
 from sebenza_ops.deployment.schema_gate import rollback_is_possible
 from sebenza_ops.deployment.switch import IDLE_UP_DEADLINE_SECONDS, SwitchFailedError, TrafficSwitch
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.evidence.facts import PlannedStep
 from sebenza_ops.ledger import Deployment, Lease, LedgerUnavailable, Outcome
-from sebenza_ops.systems.application_hosts import ApplicationHost, ApplicationHostState
+from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
 from sebenza_ops.systems.haproxy import LoadBalancerState
 from sebenza_ops.systems.ssh import kept_sessions, on_hosts
 
-STRATEGY = "rollback"
 # What is not moved by then is moved, or declared split, by the step that proves it.
 MOVE_DEADLINE_SECONDS = 5.0
-
-
-class RollbackRefusedError(Exception):
-    """There is no release to go back to, or it must not be gone back to; traffic was not touched."""
-
-
-class AlreadyBackError(RollbackRefusedError):
-    """All traffic is on the release already: there is nothing to do."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """What an environment serves and runs, as far as it can be told.
-
-    Attributes:
-        live: The colors that load balancers send to; one, unless they disagree.
-        releases: The release that each color runs on every host that answers; None when there is no such one.
-        healthy: The colors of which every load balancer that answers sees all servers up.
-        problems: Hosts that could not be asked.
-    """
-
-    live: frozenset[Color]
-    releases: Mapping[Color, str | None]
-    healthy: frozenset[Color]
-    problems: tuple[str, ...] = ()
-
-    @property
-    def live_release(self) -> str | None:
-        """The release that all traffic is on, or None."""
-        return self.releases[next(iter(self.live))] if len(self.live) == 1 else None
-
-
-def running_now(environment: Environment, balancers: LoadBalancerStates, hosts: ApplicationHostStates) -> Running:
-    """Put together what load balancers and hosts say. A host that does not answer does not stop a rollback."""
-    application = environment.application
-    states = [state for state in hosts.values() if isinstance(state, ApplicationHostState)]
-    releases: dict[Color, str | None] = {}
-    for color in Color:
-        found = {state.release_of(application.process_name(color)) for state in states}
-        releases[color] = found.pop() if len(found) == 1 else None
-    wanted = len(environment.hosts_with_role(Role.APPLICATION))
-    problems = [str(state) for state in (*balancers.values(), *hosts.values()) if isinstance(state, OutsideSystemError)]
-    return Running(
-        live=frozenset(color for color in live_colors(application, balancers).values() if color is not None),
-        releases=releases,
-        healthy=frozenset(color for color in Color if servers_up(environment, color, balancers) >= wanted),
-        problems=tuple(problems),
-    )
-
-
-def choose_target(requested: str | None, live_release: str | None, good: Sequence[str], bad: Collection[str]) -> str:
-    """The release to go back to.
-
-    Args:
-        requested: The release that was asked for; None for the last known good one.
-        live_release: What all traffic is on now; None when that can't be said, or it is divided.
-        good: Releases that the environment has run and verified, the newest first.
-        bad: Releases that are marked bad there.
-
-    Raises:
-        RollbackRefusedError: The release is marked bad, or there is none to go back to.
-        AlreadyBackError: It is live.
-    """
-    if requested is not None:
-        if requested in bad:
-            raise RollbackRefusedError(_bad_target(requested))
-        if requested == live_release:
-            raise AlreadyBackError(f"all traffic is on {requested} already: nothing to do")
-        return requested
-    for release_id in good:
-        if release_id != live_release and release_id not in bad:
-            return release_id
-    known = ", ".join(good) or "none"
-    raise RollbackRefusedError(
-        f"there is no known good release to go back to (known: {known}; live: {live_release or 'not known'}). "
-        "Traffic was not touched. Give `to`, or deploy a release."
-    )
-
-
-def has_moved_nothing(former: Deployment | None, live_release: str | None) -> bool:
-    """Whether a run that was just fenced off has left traffic where it was before: then there is nothing to go back.
-
-    Never of a rollback: that it has moved nothing yet is why another one goes on.
-    """
-    if former is None or former.strategy == STRATEGY:
-        return False
-    phase = former.progress.get("phase")
-    moved = phase is not None and Phase(phase) is not Phase.UNDONE
-    return not moved and former.release_id != live_release
-
-
-def why_unclear(running: Running, good: Sequence[str]) -> str | None:
-    """Why it can't be told without the ledger where to go back to, or None.
-
-    The live release is the one verified last, and beside it runs one that was not: a deployment that has not moved
-    traffic, or what an earlier one has left. The ledger would tell; a guess might go back too far.
-    """
-    unproven = [name for name in running.releases.values() if name is not None and name not in good]
-    if not good or running.live_release != good[0] or not unproven:
-        return None
-    return (
-        f"the ledger is down, all traffic is on {good[0]}, which was verified last, and {unproven[0]} runs beside it, "
-        f"which was not: there may be nothing to go back from. Traffic was not touched. Give `to`: {', '.join(good)}."
-    )
-
-
-def choose_color(running: Running, target: str) -> tuple[Color, bool]:
-    """The color to send traffic to, and whether it is warm: running the release, healthy, on every host.
-
-    Raises RollbackRefusedError when the release runs nowhere and no color is free for it.
-    """
-    for color in Color:
-        if running.releases[color] == target and color in running.healthy:
-            return color, True
-    if len(running.live) == 1:
-        return next(iter(running.live)).other, False
-    what = "disagree" if running.live else "do not tell where they send"
-    raise RollbackRefusedError(
-        f"{target} runs nowhere, and no color is free for it: the load balancers {what}. Go back to a release that "
-        f"runs ({', '.join(filter(None, running.releases.values())) or 'none'}): give it as `to`."
-    )
 
 
 @kept_sessions()
@@ -172,7 +59,7 @@ def check_target(run: ChangeRun, requested: str) -> None:
         else:
             release_id = _find_release(run, requested, InstalledReleases(environment, _host_states(run))).release_id
         if releases.bad(environment.name, release_id) is not None:
-            raise RollbackRefusedError(_bad_target(release_id))
+            raise RollbackRefusedError(bad_target(release_id))
     except LedgerUnavailable as error:
         run.note(f"whether {requested} can be gone back to is looked at later, the ledger is down: {error}", "warning")
 
@@ -323,10 +210,6 @@ def _host_states(run: ChangeRun) -> ApplicationHostStates:
         environment.ssh_conn_id,
         lambda session: ApplicationHost(environment, session).state(),
     )
-
-
-def _bad_target(release_id: str) -> str:
-    return f"{release_id} is marked bad here itself. Traffic was not touched."
 
 
 def _refuse_missing_schema(run: ChangeRun, release: Release, hosts: ApplicationHostStates) -> None:

@@ -21,7 +21,7 @@ PLAN_TASK_ID = "plan_rollback"
 
 def start_record(run: ChangeRun, requested: str, plan: Mapping[str, Any] | None = None) -> None:
     """Make the run's record where there is none, or begin it anew when the run was cleared; `plan` is for a new one."""
-    from sebenza_ops.deployment.rollback import STRATEGY
+    from sebenza_ops.deployment.rollback_rules import STRATEGY
 
     deployments, holder, name = run.ledger.deployments, run.holder, run.environment.name
     is_known = deployments.find(holder.dag_id, holder.run_id) is not None
@@ -76,13 +76,8 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
-        from sebenza_ops.deployment.rollback import (
-            AlreadyBackError,
-            RollbackRefusedError,
-            check_target,
-            plan_rollback,
-            take_over,
-        )
+        from sebenza_ops.deployment.rollback import check_target, plan_rollback, take_over
+        from sebenza_ops.deployment.rollback_rules import AlreadyBackError, RollbackRefusedError
         from sebenza_ops.systems.errors import FencedOffError
         from sebenza_ops.systems.ssh import kept_sessions
 

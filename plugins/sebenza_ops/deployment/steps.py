@@ -38,10 +38,6 @@ class PlanOutdatedError(Exception):
     """The environment is no longer what the plan was made for; nothing was changed by this step."""
 
 
-class NotIdleError(Exception):
-    """A color that was to be stopped is not the idle one that was meant."""
-
-
 @kept_sessions()
 def take_lease(
     run: ChangeRun,
@@ -390,30 +386,3 @@ def _write_markers(run: ChangeRun, names: list[str], markers: Mapping[str, str])
             host.write_marker(run.fence, marker, value)
 
     raise_first_error(on_hosts([environment.host(name) for name in names], environment.ssh_conn_id, write))
-
-
-def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> None:
-    """Stop a color that no load balancer sends to. Raises NotIdleError with the reason when it is not the one meant."""
-    environment, color = run.environment, Color(color_name)
-    process_name = environment.application.process_name(color)
-    with TrafficControl(environment) as control:
-        states = control.states(PATIENT_TIMEOUT_SECONDS)
-    raise_first_error(dict(states))
-    live = [name for name, current in colors_now(environment, states).items() if current is not color.other]
-    if live:
-        raise NotIdleError(f"{color} is not idle: {', '.join(live)} may send to it. Nothing was stopped.")
-
-    def stop(session: HostSession) -> str:
-        host = ApplicationHost(environment, session)
-        running = host.state().release_of(process_name)
-        if running is None:
-            return "nothing ran"
-        if release_id and running != release_id:
-            raise NotIdleError(f"{session.host.name}: {color} runs {running} now, not {release_id}: left alone")
-        host.stop(run.fence, color)
-        return f"{running} stopped"
-
-    answers = on_hosts(environment.hosts_with_role(Role.APPLICATION), environment.ssh_conn_id, stop)
-    raise_first_error(answers)
-    for name, done in answers.items():
-        run.note(f"{color}: {done}", host=name)

@@ -191,13 +191,12 @@ class WaiveGatesOperator(DeploymentDecisionOperator):
         super().__init__(ask_reason=True, **kwargs)
         self.waive = waive
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, str]:
-        """Take the answer."""
+    def on_approval(self, context: Context, approval: dict[str, str]) -> None:
+        """Record the waivers."""
         from sebenza_ops.evidence.facts import GateFact, utc_now
 
-        answer = super().execute_complete(context, event)
         run = ChangeRun.from_context(context, self.environment)
-        by = f"waived by {answer['approved_by']}: {answer['reason']}"
+        by = f"waived by {approval['approved_by']}: {approval['reason']}"
         run.record(
             [
                 GateFact(name=name, verdict="waived", detail=f"{by} (it said: {detail})", at=utc_now())
@@ -205,7 +204,6 @@ class WaiveGatesOperator(DeploymentDecisionOperator):
             ]
         )
         run.note(f"{', '.join(self.waive)} {by}", "warning")
-        return answer
 
 
 class DeployFirstOperator(TriggerDagRunOperator):

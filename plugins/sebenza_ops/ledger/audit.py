@@ -31,14 +31,22 @@ class Audit:
             return _entry(row)
 
     def entries(
-        self, *, environment: str | None = None, action: str | None = None, after_id: int = 0, limit: int = 100
+        self,
+        *,
+        environment: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+        after_id: int = 0,
+        limit: int = 100,
     ) -> list[AuditEntry]:
-        """Return the newest entries first, optionally of one environment or one action."""
+        """Return the newest entries first, optionally of one environment, action or subject."""
         query = select(AuditRow).where(AuditRow.id > after_id).order_by(AuditRow.id.desc()).limit(limit)
         if environment is not None:
             query = query.where(AuditRow.environment == environment)
         if action is not None:
             query = query.where(AuditRow.action == action)
+        if subject is not None:
+            query = query.where(AuditRow.subject == mask_text(subject))
         with self._database.reading() as session:
             return [_entry(row) for row in session.scalars(query)]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sebenza_ops.deployment.rollback import (
+from sebenza_ops.deployment.rollback_rules import (
     STRATEGY,
     AlreadyBackError,
     RollbackRefusedError,
