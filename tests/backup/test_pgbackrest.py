@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -57,6 +58,11 @@ def jobs(server: RepositoryServer, program: str = "pgbackrest") -> list[int]:
         and str(server.root) in command_line(pid)
         and "archive" not in command_line(pid)
     ]
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_backup_is_found_in_the_repository_and_nothing_is_done_twice(
@@ -133,9 +139,10 @@ def test_a_killed_backup_is_made_by_the_next_try(
         pgbackrest.start_backup(server.fence(), job, "full", run, from_replica=False)
         until(lambda: bool(jobs(server)), "pgbackrest works")
         assert pgbackrest.start_backup(server.fence(), job, "full", run, from_replica=False) == "running"
-        words = ("pgbackrest", "sh", "timeout", "setsid") if whole_group else ("pgbackrest",)
+        # Its parents first: one that sees its child die says that the job has failed.
+        words = ("timeout", "sh", "setsid", "pgbackrest") if whole_group else ("pgbackrest",)
         for pid in [pid for word in words for pid in jobs(server, word)]:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     finally:
         os.kill(server.storage_pid, signal.SIGCONT)
     status = ended(pgbackrest, job)
