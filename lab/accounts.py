@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 LOGIN_USER: Final = "sebenza"
+# Owns the clusters.
+DATABASE_USER: Final = "postgres"
 
 # Each comes with its Debian package; sebenza is made by scripts/setup.sh.
 SERVICE_USERS: Final = (LOGIN_USER, "postgres", "redis", "haproxy", "www-data", "prometheus")

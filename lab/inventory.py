@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lab import paths, postgres
-from lab.accounts import LOGIN_USER, write_as
+from lab.accounts import DATABASE_USER, LOGIN_USER, write_as
 from lab.addresses import (
     ALERTMANAGER_PORT,
     COLOR_PORTS,
@@ -30,6 +30,7 @@ from lab.addresses import (
     address,
     endpoint,
 )
+from lab.configuration import REPLICATION_USER
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.secrets import lab_secrets
 
@@ -97,7 +98,8 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
         "ca_file": str(paths.CA_FILE),
     }
     document["database"] |= {"endpoint": environment.database_endpoint, "name": environment.database_name}
-    document["database"]["port"] = POSTGRES_PORT
+    document["database"] |= {"port": POSTGRES_PORT, "data_dir": "/var/lib/postgresql/main"}
+    document["database"]["config_file"] = "/etc/postgresql/postgresql.conf"
     document["cache"]["address"] = environment.cache_endpoint
     document["monitoring"]["scrape_interval_seconds"] = 1
     document["monitoring"]["prometheus_conn_id"] = "sebenza_prometheus"
@@ -159,6 +161,12 @@ def connections() -> dict[str, Any]:
                     "signature_version": "s3v4",
                 },
             },
+        },
+        "sebenza_production_database_ssh": _ssh(DATABASE_USER),
+        "sebenza_production_replication": {
+            "conn_type": "postgres",
+            "login": REPLICATION_USER,
+            "password": secrets.replication,
         },
         "sebenza_prometheus": _http("monitoring", PROMETHEUS_PORT),
         "sebenza_alertmanager": _http("monitoring", ALERTMANAGER_PORT),
@@ -227,10 +235,10 @@ def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[
     }
 
 
-def _ssh() -> dict[str, Any]:
+def _ssh(user: str = LOGIN_USER) -> dict[str, Any]:
     return {
         "conn_type": "ssh",
-        "login": LOGIN_USER,
+        "login": user,
         "port": SSH_PORT,
         "extra": {"key_file": str(paths.OPERATOR_KEY), "no_host_key_check": False, "allow_host_key_change": False},
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from lab import paths, supervision
-from lab.accounts import LOGIN_USER, SERVICE_USERS, missing_users
+from lab.accounts import DATABASE_USER, LOGIN_USER, SERVICE_USERS, missing_users
 from lab.addresses import HOST_NAMES, NETWORK, address
 from lab.hosts import listening
 from lab.waiting import LabError
@@ -129,21 +129,23 @@ def prepare_machine() -> None:
     # Compiled into sshd; systemd makes it on a real host (RuntimeDirectory=sshd).
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     paths.RUN_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _prepare_login_user()
+    _prepare_login(LOGIN_USER, paths.LOGIN_HOME)
+    # Its home is its package's.
+    _prepare_login(DATABASE_USER)
 
 
-def _prepare_login_user() -> None:
+def _prepare_login(user: str, home: Path | None = None) -> None:
     shadow = Path("/etc/shadow").read_text().splitlines()
-    password = next(line.split(":")[1] for line in shadow if line.startswith(f"{LOGIN_USER}:"))
+    password = next(line.split(":")[1] for line in shadow if line.startswith(f"{user}:"))
     options = []
     # sshd complains on every session's standard error when the account's home does not exist.
-    if pwd.getpwnam(LOGIN_USER).pw_dir != str(paths.LOGIN_HOME):
-        options += ["--home", str(paths.LOGIN_HOME)]
+    if home is not None and pwd.getpwnam(user).pw_dir != str(home):
+        options += ["--home", str(home)]
     # "!" locks an account, keys included, when sshd runs without PAM; "*" is no password either (sshd(8)).
     if password.startswith("!"):
         options += ["--password", "*"]
     if not options:
         return
-    done = subprocess.run(["usermod", *options, LOGIN_USER], capture_output=True, text=True, check=False)
+    done = subprocess.run(["usermod", *options, user], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise LabError(f"the account {LOGIN_USER} can't be prepared for logins by key: {done.stderr.strip()}")
+        raise LabError(f"the account {user} can't be prepared for logins by key: {done.stderr.strip()}")

@@ -25,6 +25,7 @@ from sebenza_ops.environments.components import (
     Cache,
     ColorPorts,
     Database,
+    DatabaseProxy,
     LoadBalancing,
     Monitoring,
     ObjectStore,
@@ -42,6 +43,7 @@ from sebenza_ops.environments.policies import (
     CertificatePolicy,
     Channel,
     Channels,
+    DatabaseSwitchPolicy,
     DeploymentPolicy,
     EmailChannel,
     MaintenanceWindow,
@@ -76,7 +78,9 @@ __all__ = [
     "Color",
     "ColorPorts",
     "Database",
+    "DatabaseProxy",
     "DatabaseSettings",
+    "DatabaseSwitchPolicy",
     "DeploymentPolicy",
     "EmailChannel",
     "Environment",
@@ -224,12 +228,28 @@ class Environment(Model):
             yield Finding(
                 ("database", "replicas"), replicas, f"expected {replicas + 1} hosts with role database, found {found}"
             )
+        yield from self._check_database_switch()
         scaling = self.policies.scaling
         if scaling is not None and scaling.maximum_hosts < scaling.minimum_hosts:
             yield Finding(
                 ("policies", "scaling", "maximum_hosts"),
                 scaling.maximum_hosts,
                 f"expected at least minimum_hosts ({scaling.minimum_hosts})",
+            )
+
+    def _check_database_switch(self) -> Iterator[Finding]:
+        if self.policies.database_switch is None:
+            return
+        if not self.database.replicas:
+            yield Finding(("database", "replicas"), 0, "expected 1, because policies.database_switch needs a replica")
+        for field in ("ssh_conn_id", "replication_conn_id"):
+            if getattr(self.database, field) is None:
+                yield Finding(
+                    ("database", field), NOTHING, "expected a connection id, because of policies.database_switch"
+                )
+        if not self.hosts_with_role(Role.DATABASE_ENDPOINT):
+            yield Finding(
+                ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
             )
 
     def _check_rolling(self) -> Iterator[Finding]:
