@@ -1,4 +1,4 @@
-"""Two private PostgreSQL 15 servers, primary and replica, whose directories look like two hosts' to the host scripts."""
+"""Two private PostgreSQL 15 servers, primary and replica, each with the directories of a host."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Server:
         """Run include/hosts/<name>.sh as the owner of the cluster."""
         return as_owner(script_argv(name, [str(argument) for argument in arguments]), stdin)
 
-    def fenced(self, name: str, *arguments: object, token: int = 5, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def fenced(
+        self, name: str, *arguments: object, token: int = 5, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script that changes something; raises when it fails."""
         done = self.run(name, self.state_dir, "production", token, "run/1", *arguments, stdin=stdin)
         if done.returncode:
@@ -82,9 +84,7 @@ class Server:
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """A superuser's connection."""
-        return psycopg.connect(
-            host=str(self.socket), port=self.port, user="postgres", dbname=database, autocommit=True
-        )
+        return psycopg.connect(host=str(self.socket), port=self.port, user="postgres", dbname=database, autocommit=True)
 
     def query(self, statement: str) -> Any:
         """The first value of a statement."""
@@ -162,8 +162,10 @@ def postgres_pair() -> Iterator[tuple[Server, Server]]:
         first.query("CREATE TABLE orders (id int PRIMARY KEY)")
         first.query("SELECT pg_create_physical_replication_slot('db2_slot')")
         copied = as_owner(
-            [f"{BIN}/pg_basebackup", "-D", str(second.data), "-R", "-S", "db2_slot", "--no-sync", "-c", "fast"]
-            + ["-d", f"host={first.socket} port={first.port} user=postgres"]
+            [
+                *(f"{BIN}/pg_basebackup", "-D", str(second.data), "-R", "-S", "db2_slot", "--no-sync", "-c", "fast"),
+                *("-d", f"host={first.socket} port={first.port} user=postgres"),
+            ]
         )
         assert copied.returncode == 0, copied.stderr
         second.start()

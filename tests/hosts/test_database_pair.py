@@ -38,9 +38,7 @@ def promote(
     server: Server, before: ServerState, minimum: int, follower: str, *, expires: int = 0
 ) -> subprocess.CompletedProcess[str]:
     given = [before.system_identifier, before.timeline, minimum, f"{follower}_slot", expires or int(time.time()) + 15]
-    return server.run(
-        "database_promote", server.state_dir, "production", 5, "run/1", *server.place, *given, 30
-    )
+    return server.run("database_promote", server.state_dir, "production", 5, "run/1", *server.place, *given, 30)
 
 
 def insert(server: Server, *ids: int) -> None:
@@ -54,7 +52,7 @@ def rows(server: Server) -> int:
 
 
 def rebuild(server: Server, source: Server, before: ServerState, expected: str) -> dict[str, str]:
-    source.fenced("database_checkpoint", *source.place, ROLE)
+    source.fenced("database_checkpoint", *source.place, ROLE, f"{server.name}_slot")
     given = ["job1", BIN, server.data, server.root / "postgresql.conf", "127.0.0.1", source.port, ROLE]
     given += [f"{server.name}_slot", segment_name(before.timeline, before.lsn), 1, "rewind", 60]
     said = server.fenced("database_rebuild", *given, stdin=f"{PASSWORD}\n").stdout.strip()

@@ -164,9 +164,9 @@ class Database(Model):
             description="Name of a replica's slot on the primary. {host} is the replica's name, with _ for -.",
         ),
     ] = "{host}_slot"
-    data_dir: Annotated[
-        AbsolutePath, Field(description="The cluster on a database host. {version} is replaced.")
-    ] = "/var/lib/postgresql/{version}/main"
+    data_dir: Annotated[AbsolutePath, Field(description="The cluster on a database host. {version} is replaced.")] = (
+        "/var/lib/postgresql/{version}/main"
+    )
     config_file: Annotated[
         AbsolutePath, Field(description="PostgreSQL's configuration on a database host. {version} is replaced.")
     ] = "/etc/postgresql/{version}/main/postgresql.conf"

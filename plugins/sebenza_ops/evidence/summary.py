@@ -80,6 +80,7 @@ PROCEDURE_NAMES = {
     "check_environment": "Environment check",
     "deploy_blue_green": "Blue-green deployment",
     "deploy_standard": "Standard deployment",
+    "switch_database_primary": "Switch of the database's primary",
 }
 
 

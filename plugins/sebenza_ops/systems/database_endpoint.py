@@ -34,7 +34,7 @@ class EndpointServer:
 
 @dataclass(frozen=True)
 class EndpointState:
-    """One endpoint host at one moment. `stays_away` are the servers that are in maintenance after its next start too."""
+    """One endpoint host at one moment; the servers in `stays_away` are in maintenance after its next start too."""
 
     host: str
     servers: Mapping[str, EndpointServer] = field(default_factory=dict)
@@ -85,7 +85,9 @@ def parse_endpoint_state(text: str, host: str) -> EndpointState:
             now_milliseconds=int(parts["now"][0]),
         )
     except (IndexError, KeyError, ValueError) as error:
-        raise NoDataError(f"where the database's endpoint leads can't be read ({error}): {text[:300]!r}", host=host) from error
+        raise NoDataError(
+            f"where the database's endpoint leads can't be read ({error}): {text[:300]!r}", host=host
+        ) from error
 
 
 class DatabaseEndpoint:

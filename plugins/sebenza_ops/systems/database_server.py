@@ -247,17 +247,16 @@ class DatabaseServer:
             self._session.run_script("database_server_state", arguments, timeout_seconds=15).stdout, self.name
         )
 
-    def checkpoint(self, fence: Fence, rewind_role: str = "") -> None:
-        """Write a checkpoint; `rewind_role` may then rewind a former primary to this one."""
-        arguments = [*self._fenced(fence), self._bin, self._socket, self._port, rewind_role or "-"]
+    def checkpoint(self, fence: Fence, rewind_role: str = "", follower: str = "") -> None:
+        """Write a checkpoint; `rewind_role` may then rewind a former primary to this one, and `follower` has a slot."""
+        slot = self._environment.database.slot_of(follower) if follower else "-"
+        arguments = [*self._fenced(fence), self._bin, self._socket, self._port, rewind_role or "-", slot]
         self._session.run_script("database_checkpoint", arguments, timeout_seconds=300)
 
     def drain(self, fence: Fence, timeout_milliseconds: int) -> int:
         """End sessions as they become idle. Returns how many are left."""
         arguments = [*self._fenced(fence), self._bin, self._socket, self._port, str(timeout_milliseconds)]
-        result = self._session.run_script(
-            "database_drain", arguments, timeout_seconds=timeout_milliseconds / 1000 + 15
-        )
+        result = self._session.run_script("database_drain", arguments, timeout_seconds=timeout_milliseconds / 1000 + 15)
         return int(result.stdout.strip())
 
     def demote(self, fence: Fence, source: str = "", login: DatabaseLogin | None = None) -> None:
@@ -273,7 +272,7 @@ class DatabaseServer:
         self._session.run_script("database_undemote", [*self._fenced(fence), self._data])
 
     def stop(self, fence: Fence, timeout_seconds: int) -> bool:
-        """Stop the process, its clients' sessions included; whether it has ended. A manager may start it as a replica."""
+        """Stop the process and its sessions; whether it has ended. Its manager may start it again, as a replica."""
         arguments = [*self._fenced(fence), self._bin, self._data, str(timeout_seconds)]
         result = self._session.run_script("database_stop", arguments, timeout_seconds=timeout_seconds + 15)
         return result.stdout.strip() == "stopped"
@@ -318,7 +317,7 @@ class DatabaseServer:
         need_bytes: int,
         rewind: bool,
     ) -> str:
-        """Start rewinding or copying, detached, from the primary at `source`. Returns "started", "running" or "done"."""
+        """Start rewinding or copying from the primary at `source`, detached. Returns "started", "running", "done"."""
         policy = self._environment.policies.database_switch
         arguments = [
             *self._fenced(fence),

@@ -1,0 +1,1 @@
+"""Getting back what was lost: the database's primary on another host, restores, disaster recovery."""
