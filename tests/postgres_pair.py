@@ -34,8 +34,8 @@ def free_port() -> int:
 class Server:
     """One of both: a host's files below one directory."""
 
-    def __init__(self, name: str, root: Path, port: int) -> None:
-        self.name, self.root, self.port = name, root / name, port
+    def __init__(self, name: str, root: Path, port: int, address: str = "127.0.0.1") -> None:
+        self.name, self.root, self.port, self.address = name, root / name, port, address
         self.data, self.socket, self.state_dir = self.root / "data", self.root / "run", self.root / "state"
 
     @property
@@ -120,7 +120,7 @@ def until(condition: Any, what: str, seconds: float = 30) -> None:
 
 
 CONFIG = """
-listen_addresses = '127.0.0.1'
+listen_addresses = '{address}'
 port = {port}
 unix_socket_directories = '{socket}'
 hba_file = '{root}/pg_hba.conf'
@@ -133,23 +133,28 @@ timezone = 'Asia/Kolkata'
 HBA = """
 local all all trust
 local replication all trust
-host all all 127.0.0.1/32 scram-sha-256
-host replication all 127.0.0.1/32 scram-sha-256
+host postgres sebenza_health 127.0.0.0/8 trust
+host all all 127.0.0.0/8 scram-sha-256
+host replication all 127.0.0.0/8 scram-sha-256
 """
 
 
 @contextmanager
-def postgres_pair() -> Iterator[tuple[Server, Server]]:
-    """A primary and a replica that streams from it through its slot; gone afterwards."""
+def postgres_pair(addresses: tuple[str, str] | None = None) -> Iterator[tuple[Server, Server]]:
+    """A primary and a replica that streams from it through its slot; gone afterwards.
+
+    With addresses of their own they listen on the same port, as on two hosts.
+    """
     root = Path(tempfile.mkdtemp(prefix="sebenza-pair-"))
-    servers = (Server("db1", root, free_port()), Server("db2", root, free_port()))
+    port, (one, two) = free_port(), addresses or ("127.0.0.1", "127.0.0.1")
+    servers = (Server("db1", root, port, one), Server("db2", root, port if addresses else free_port(), two))
     first, second = servers
     try:
         for server in servers:
             for directory in (server.root, server.socket):
                 directory.mkdir()
             (server.root / "postgresql.conf").write_text(
-                CONFIG.format(port=server.port, socket=server.socket, root=server.root)
+                CONFIG.format(port=server.port, socket=server.socket, root=server.root, address=server.address)
             )
             (server.root / "pg_hba.conf").write_text(HBA)
         if os.geteuid() == 0:

@@ -1,6 +1,7 @@
 # endpoint_server.sh STATE_DIR ENVIRONMENT TOKEN HOLDER SOCKET PROXY STATE_FILE SERVER maint|ready SHUT_SESSIONS HEALTH
 # Takes a database server away from clients or gives it back, in the running HAProxy and for its next start. SHUT_SESSIONS
-# "yes" ends the sessions there; HEALTH "up" spares clients the time until the next check, which still counts.
+# "yes" ends the sessions there. HEALTH "up" spares clients the time until the next check, which still counts; with
+# "down" the check decides first: left alone, a server that comes out of maintenance counts as up at once.
 fence "$1" "$2" "$3" "$4"
 shift 4
 _socket=$1 _proxy=$2 _file=$3 _server=$4 _state=$5
@@ -10,8 +11,12 @@ tell() {
 }
 admin_state() { haproxy_command "$_socket" "show servers state $_proxy" | awk -v p="$_proxy" -v s="$_server" '$2 == p && $4 == s {print $7}'; }
 [ -n "$(admin_state)" ] || fail "HAProxy has no server $_proxy/$_server"
-tell "set server $_proxy/$_server state $_state"
-[ "$7" != up ] || tell "set server $_proxy/$_server health up"
+if [ "$7" = - ]; then
+  tell "set server $_proxy/$_server state $_state"
+else
+  # In one go, so that no client comes in between.
+  tell "set server $_proxy/$_server state $_state; set server $_proxy/$_server health $7"
+fi
 [ "$6" != yes ] || tell "shutdown sessions server $_proxy/$_server"
 _wanted=0
 [ "$_state" = ready ] || _wanted=1

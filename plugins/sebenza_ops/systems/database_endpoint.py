@@ -127,7 +127,7 @@ class DatabaseEndpoint:
 
         Returns the host's time in milliseconds.
         """
-        return self._set(fence, server, "ready", "no", "up" if is_primary else "-")
+        return self._set(fence, server, "ready", "no", "up" if is_primary else "down")
 
     def _set(self, fence: Fence, server: str, state: str, shut: str, health: str) -> int:
         place = [self._socket, self._proxy, self._file, server, state, shut, health]

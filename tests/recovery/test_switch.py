@@ -1,0 +1,268 @@
+"""The steps of a switch of the primary on a real pair behind its endpoint, with a client that keeps count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.commit_writer import CommitWriter
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.ledger import Ledger
+from sebenza_ops.recovery import pair as pair_module
+from sebenza_ops.recovery import rejoin as rejoining
+from sebenza_ops.recovery import switch_over as switching
+from sebenza_ops.recovery.pair import Pair
+from sebenza_ops.recovery.switch_finish import finish_switch
+from sebenza_ops.recovery.switch_plan import Kind, SwitchPlan, SwitchRefusedError
+from sebenza_ops.recovery.switch_steps import plan_switch, progress_of, start_record, take_lease
+from sebenza_ops.systems.errors import FencedOffError
+from tests.postgres_pair import until
+from tests.recovery.estate import SwitchEstate, switch_estate
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+
+REASON = "a test of the switch"
+
+
+@pytest.fixture(scope="module")
+def estate() -> Iterator[SwitchEstate]:
+    with pytest.MonkeyPatch.context() as patch, switch_estate(patch.setenv) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    found = Ledger.open(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db")
+    found.migrate()
+    return found
+
+
+def planned(estate: SwitchEstate, run: ChangeRun, kind: Kind = Kind.PLANNED) -> SwitchPlan:
+    start_record(run, kind)
+    take_lease(run, kind, "switch", REASON, 120)
+    return plan_switch(run, kind)
+
+
+def attempt(estate: SwitchEstate, run: ChangeRun, plan: SwitchPlan) -> None:
+    """What the tasks do after the plan."""
+    for step in (carry_out, rejoining.rejoin, rejoining.verify):
+        run.begin_attempt("switch", 120)
+        if step is carry_out:
+            carry_out(run, plan)
+        elif step is rejoining.rejoin:
+            rejoining.rejoin(run, plan, "lindiwe")
+        else:
+            rejoining.verify(run, plan)
+
+
+def carry_out(run: ChangeRun, plan: SwitchPlan) -> None:
+    if plan.kind is Kind.PLANNED:
+        switching.switch_over(run, plan)
+    else:
+        switching.fail_over(run, plan, "lindiwe")
+
+
+def primary(estate: SwitchEstate) -> str:
+    states = {name: server.state() for name, server in estate.servers.items()}
+    found = [name for name, state in states.items() if state.is_primary]
+    assert len(found) == 1, {name: state.words for name, state in states.items()}
+    return found[0]
+
+
+def other(name: str) -> str:
+    return {"db1": "db2", "db2": "db1"}[name]
+
+
+def writer(estate: SwitchEstate) -> CommitWriter:
+    return CommitWriter(estate.endpoint, "postgres", "super")
+
+
+def missing(estate: SwitchEstate, client: CommitWriter, name: str) -> list[int]:
+    server = estate.servers[name]
+    return [each.number for each in client.missing((server.address, server.port))]
+
+
+def test_a_planned_switch_loses_nothing_and_holds_clients_shortly(estate: SwitchEstate, ledger: Ledger) -> None:
+    old = primary(estate)
+    run = estate.run(ledger)
+    with writer(estate) as client:
+        until(lambda: len(client.acknowledged) > 20, "it writes")
+        plan = planned(estate, run)
+        attempt(estate, run, plan)
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on")
+    assert primary(estate) == other(old)
+    until(lambda: not missing(estate, client, old), "the replica has everything too", 10)
+    assert missing(estate, client, other(old)) == []
+    pause_ms = progress_of(run)["pause_ms"]
+    print(f"\npause {pause_ms} ms, the client's longest gap {client.longest_gap_seconds * 1000:.0f} ms", client.errors)
+    assert 0 < pause_ms < 5000
+    # Its one connection was closed while it was idle, or in the middle of a row.
+    assert len(client.errors) <= 2, client.errors
+    summary = finish_switch(run, [], plan_only=False, may_settle=True)
+    assert f"{other(old)} is the primary" in summary
+    run.release("over")
+
+
+class KilledError(BaseException):
+    """As if the process had been killed: nothing of the procedure catches it."""
+
+
+def test_killed_before_and_after_every_step_it_converges(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planned switch is killed at each of its calls in turn, right before it and right after, and tried again."""
+    calls = 0
+    deadly: tuple[int, str] = (0, "")
+
+    def counted(what: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            number = calls
+            if (number, "before") == deadly:
+                raise KilledError
+            result = what(*arguments, **options)
+            if (number, "after") == deadly:
+                raise KilledError
+            return result
+
+        return call
+
+    for name in ("on_server", "on_services", "try_endpoints"):
+        monkeypatch.setattr(Pair, name, counted(getattr(Pair, name)))
+    kills = 0
+    with writer(estate) as client:
+        number, when = 1, "after"
+        while True:
+            old, run = primary(estate), estate.run(ledger)
+            plan = planned(estate, run)
+            calls, deadly = 0, (number, when)
+            try:
+                attempt(estate, run, plan)
+            except KilledError:
+                kills += 1
+                deadly = (0, "")
+                again = estate.run(ledger, int(run.holder.run_id.partition("__")[2]))
+                assert plan_switch(again, Kind.PLANNED) == plan
+                attempt(estate, again, plan)
+                run = again
+            else:
+                run.release("over")
+                break
+            assert primary(estate) == other(old), f"killed {when} call {number}"
+            assert finish_switch(run, [], plan_only=False, may_settle=True)
+            run.release("over")
+            number += 1
+    print(f"\nkilled {kills} times, {len(client.acknowledged)} commits, {len(client.errors)} errors")
+    assert kills > 10
+    assert missing(estate, client, primary(estate)) == []
+
+
+def test_a_switch_that_can_not_stop_the_old_primary_is_taken_back(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, run = primary(estate), estate.run(ledger)
+    with writer(estate) as client:
+        plan = planned(estate, run)
+        run.begin_attempt("switch", 120)
+        monkeypatch.setattr(switching, "position_reached", lambda old, new: None)
+        with pytest.raises(switching.SwitchFailedError, match="is the primary again"):
+            switching.switch_over(run, plan)
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on")
+    assert primary(estate) == old
+    assert missing(estate, client, old) == []
+    assert not estate.servers[old].state().has_signal
+    run.release("over")
+    until(lambda: estate.servers[other(old)].state().is_streaming, "the replica streams again")
+
+
+def test_a_killed_primary_costs_at_most_what_was_shown(estate: SwitchEstate, ledger: Ledger) -> None:
+    old, new = primary(estate), other(primary(estate))
+    run = estate.run(ledger, emergency=True)
+    with writer(estate) as client:
+        until(lambda: len(client.acknowledged) > 20, "it writes")
+        # The replica is cut off for a moment, so that there is something to lose.
+        receiver = estate.servers[new].query("SELECT pid FROM pg_stat_wal_receiver")
+        import os
+        import signal
+
+        os.kill(receiver, signal.SIGSTOP)
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on")
+        estate.kill(old)
+        os.kill(receiver, signal.SIGCONT)
+        until(lambda: estate.servers[new].state().receiver is None, "the replica has seen it")
+        plan = planned(estate, run, Kind.UNPLANNED)
+        assert plan.loss.commits is not None
+        attempt(estate, run, plan)
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on")
+    assert primary(estate) == new
+    lost = missing(estate, client, new)
+    print(f"\nshown {plan.loss.words}; lost {len(lost)}; rejoined {progress_of(run)['rejoined']}")
+    assert 0 < len(lost) <= plan.loss.commits
+    until(lambda: estate.servers[old].state().is_streaming, "the old one follows")
+    assert missing(estate, client, old) == lost
+    assert "rewound" in progress_of(run)["rejoined"]
+    run.release("over")
+
+
+def test_an_unreachable_primary_is_left_out_and_gets_no_client_when_it_is_back(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = primary(estate), other(primary(estate))
+    run = estate.run(ledger, emergency=True)
+    whole = estate.environment
+    gone = whole.host(old).model_copy(update={"ssh": whole.host(old).ssh.model_copy(update={"port": 1})})
+    hosts = tuple(gone if host.name == old else host for host in whole.hosts)
+    run.environment = whole.model_copy(update={"hosts": hosts})
+    estate.kill(old)
+    plan = planned(estate, run, Kind.UNPLANNED)
+    assert not plan.old_reachable
+    assert "can't be reached" in plan.text(REASON, "thandi", {})
+    attempt(estate, run, plan)
+    summary = finish_switch(run, [], plan_only=False, may_settle=True)
+    assert "IS LEFT OUT" in summary
+    run.release("over")
+
+    # It comes back, as the primary it was, and the endpoint is restarted as well.
+    assert "started" in estate.control("start", old)
+    until(lambda: estate.servers[old].state().is_primary, "it is back, a primary")
+    assert estate.haproxy is not None
+    estate.haproxy.send_signal(12)
+    time.sleep(3)
+    with writer(estate) as client:
+        until(lambda: len(client.acknowledged) > 20, "it writes")
+    assert missing(estate, client, new) == []
+    server = estate.servers[old]
+    assert "lab_writer" not in str(server.query("SELECT string_agg(datname, ' ') FROM pg_database WHERE false"))
+    with pytest.raises(SwitchRefusedError, match="BOTH ARE PRIMARIES"):
+        planned(estate, estate.run(ledger))
+
+    again = estate.run(ledger, emergency=True)
+    plan = planned(estate, again, Kind.REJOIN)
+    assert (plan.old, plan.new) == (old, new)
+    again.begin_attempt("rejoin", 120)
+    rejoining.rejoin(again, plan, "lindiwe")
+    again.begin_attempt("rejoin", 120)
+    rejoining.verify(again, plan)
+    assert primary(estate) == new
+    again.release("over")
+
+
+def test_a_superseded_run_is_refused_by_the_hosts(estate: SwitchEstate, ledger: Ledger) -> None:
+    first, second = estate.run(ledger, emergency=True), estate.run(ledger, emergency=True)
+    old = primary(estate)
+    plan = planned(estate, first, Kind.UNPLANNED)
+    take_lease(second, Kind.UNPLANNED, "switch", REASON, 120)
+    with pytest.raises(FencedOffError):
+        switching.fail_over(first, plan, "lindiwe")
+    assert primary(estate) == old
+    assert pair_module.Pair(estate.environment).endpoint_states()["dbendpoint"].leads_to == (old,)  # type: ignore[union-attr]
+    second.release("over")
