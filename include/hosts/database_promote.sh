@@ -1,6 +1,6 @@
 # database_promote.sh STATE_DIR ENVIRONMENT TOKEN HOLDER BIN SOCKET_DIR PORT SYSTEM_IDENTIFIER TIMELINE MINIMUM_LSN SLOT EXPIRES_AT TIMEOUT_SECONDS
 # Makes a replica the primary, with the slot of the one that will follow it. MINIMUM_LSN, in bytes: it has replayed so
-# much, or it is refused. Prints "promoted" or "already", and the timeline.
+# much within 10 s, or it is refused. Prints "promoted" or "already", the timeline, and the position that it had replayed.
 fence "$1" "$2" "$3" "$4"
 shift 4
 cd /
@@ -17,14 +17,19 @@ now_timeline() {
 }
 if [ "$(sql -c 'SELECT pg_is_in_recovery()')" = f ]; then
   [ "$(now_timeline)" -gt "$_timeline" ] || fail "this server is the primary of timeline $(now_timeline) already, which is not expected"
-  printf 'already %s\n' "$(now_timeline)"
+  printf 'already %s -\n' "$(now_timeline)"
   exit 0
 fi
-_has=$(sql <<'SQL'
-SELECT coalesce(pg_last_wal_replay_lsn() - '0/0'::pg_lsn, 0) >= :minimum
+_give_up_at=$(($(date +%s) + 10))
+while :; do
+  _replayed=$(sql <<'SQL'
+SELECT pg_last_wal_replay_lsn() WHERE pg_last_wal_replay_lsn() - '0/0'::pg_lsn >= :minimum
 SQL
 )
-[ "$_has" = t ] || fail "it has not replayed as much as was expected ($_minimum): it was not promoted"
+  if [ -n "$_replayed" ] || [ "$(date +%s)" -ge "$_give_up_at" ]; then break; fi
+  sleep 0.02
+done
+[ -n "$_replayed" ] || fail "it has not replayed as much as was expected ($_minimum): it was not promoted"
 sql >/dev/null <<'SQL'
 SELECT pg_create_physical_replication_slot(:'slot', true)
 WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = :'slot')
@@ -34,4 +39,4 @@ SELECT pg_promote(true, :seconds)
 SQL
 )
 [ "$_done" = t ] || fail "it did not become a primary within $_timeout s"
-printf 'promoted %s\n' "$(now_timeline)"
+printf 'promoted %s %s\n' "$(now_timeline)" "$_replayed"

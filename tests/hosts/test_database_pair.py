@@ -80,18 +80,20 @@ def test_a_planned_switch_there_and_back_loses_nothing(pair: tuple[Server, Serve
         demote(old, new)
         # What runs is not touched.
         insert(old, 10 + old.port)
-        assert old.fenced("database_stop", BIN, old.data, 20).stdout.strip() == "stopped"
+        said = old.fenced("database_stop", BIN, old.data, old.socket, old.port, 1000, 20).stdout.split()
         down = old.state()
+        assert said == ["0", "stopped", lsn_text(down.checkpoint_lsn)]
         assert (down.running, down.control_state, down.has_signal) == ("no", "shut down", True)
         # It has replayed the record with which the old one has ended.
         until(lambda new=new, down=down: new.state().lsn > down.checkpoint_lsn, "the replica has all of it")
         # Whoever starts it: it comes back as a replica, at the very same position.
         old.start()
         assert (old.state().is_standby, old.state().lsn) == (True, new.state().lsn)
+        position = lsn_text(old.state().lsn)
         done = promote(new, replica, down.checkpoint_lsn + 1, old.name)
-        assert done.stdout.split() == ["promoted", str(before.timeline + 1)], done.stderr
+        assert done.stdout.split() == ["promoted", str(before.timeline + 1), position], done.stderr
         again = promote(new, replica, down.checkpoint_lsn + 1, old.name)
-        assert again.stdout.split() == ["already", str(before.timeline + 1)]
+        assert again.stdout.split() == ["already", str(before.timeline + 1), "-"]
         until(lambda old=old: old.state().is_streaming, "the old primary follows")
         assert old.fenced("database_slot_drop", *old.place, f"{new.name}_slot").stdout.strip() == "dropped"
         assert new.fenced("database_slot_drop", *new.place, f"{old.name}_slot").stdout.strip() == "active"
@@ -102,7 +104,7 @@ def test_a_planned_switch_there_and_back_loses_nothing(pair: tuple[Server, Serve
 
 
 def test_sessions_end_as_they_become_idle_and_what_runs_may_end_first(pair: tuple[Server, Server]) -> None:
-    db1, _ = pair
+    db1, db2 = pair
     idle = db1.connect()
     done: list[object] = []
 
@@ -114,16 +116,22 @@ def test_sessions_end_as_they_become_idle_and_what_runs_may_end_first(pair: tupl
     thread = threading.Thread(target=work)
     thread.start()
     until(lambda: db1.state().clients == 2, "both are connected")
-    left = db1.fenced("database_drain", *db1.place, 3000).stdout.strip()
+    demote(db1, db2)
+    stop = [BIN, db1.data, db1.socket, db1.port]
+    assert db1.fenced("database_stop", *stop, 3000, 20).stdout.split()[:2] == ["0", "stopped"]
     thread.join(10)
-    assert (left, done) == ("0", ["committed"])
-    assert rows(db1) == 1
+    assert done == ["committed"]
+    assert rows(db2) == 1
     with pytest.raises(psycopg.OperationalError):
         idle.execute("SELECT 1")
-    # One that does not end is not waited for for ever.
+    # One that does not end is not waited for for ever, and a server that is down has nothing to end.
+    db1.fenced("database_undemote", db1.data)
+    db1.start()
     stuck = db1.connect()
     stuck.execute("BEGIN")
-    assert db1.fenced("database_drain", *db1.place, 200).stdout.strip() == "1"
+    demote(db1, db2)
+    assert db1.fenced("database_stop", *stop, 200, 20).stdout.split()[:2] == ["1", "stopped"]
+    assert db1.fenced("database_stop", *stop, 200, 20).stdout.split()[:2] == ["-", "stopped"]
     stuck.close()
 
 
@@ -151,7 +159,7 @@ def test_a_killed_primary_is_measured_rewound_and_follows(pair: tuple[Server, Se
     # Fenced: whoever starts it now gets a replica.
     db1.fenced("database_demote", db1.data, "-", "-", "-", "-")
     assert db1.state().has_signal
-    assert promote(db2, before, before.lsn, "db1").stdout.split() == ["promoted", "2"]
+    assert promote(db2, before, before.lsn, "db1").stdout.split()[:2] == ["promoted", "2"]
     insert(db2, 5)
     found = rebuild(db1, db2, before, "rewind")
     db1.start()
@@ -201,7 +209,9 @@ def test_what_must_not_be_promoted_or_stopped_is_refused(pair: tuple[Server, Ser
     assert "not 1" in another.stderr
     assert db2.state().is_standby
     # A primary that would come back as one.
-    refused = db1.run("database_stop", db1.state_dir, "production", 5, "run/1", BIN, db1.data, 5)
+    refused = db1.run(
+        "database_stop", db1.state_dir, "production", 5, "run/1", BIN, db1.data, db1.socket, db1.port, 0, 5
+    )
     assert "no standby.signal" in refused.stderr
     assert db1.state().is_primary
     fenced = db1.run("database_demote", db1.state_dir, "production", 4, "run/0", db1.data, "-", "-", "-", "-")

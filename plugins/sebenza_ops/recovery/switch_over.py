@@ -48,9 +48,8 @@ def switch_over(run: ChangeRun, plan: SwitchPlan) -> str:
     pair = Pair(run.environment)
     try:
         while (stage := stage_of(plan, pair.states())) is not Stage.PROMOTED:
-            if stage is Stage.READY:
-                _stop_old(run, pair, plan)
-            _promote_when_equal(run, pair, plan)
+            ended = _stop_old(run, pair, plan) if stage is Stage.READY else None
+            _promote_when_equal(run, pair, plan, ended)
     except FencedOffError:
         raise
     except (OutsideSystemError, SwitchFailedError, SwitchRefusedError) as error:
@@ -68,7 +67,8 @@ def has_begun(run: ChangeRun) -> bool:
     return bool(progress_of(run).get("paused_at"))
 
 
-def _stop_old(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> None:
+def _stop_old(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> int | None:
+    """Returns the position at which the old one has ended, if its files still say so. Raises SwitchFailedError."""
     if has_begun(run):
         # Of an attempt that was killed while the old one was still the primary.
         pair.on_endpoints(lambda endpoint: endpoint.give_back(run.fence, plan.old, is_primary=True))
@@ -82,12 +82,15 @@ def _stop_old(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> None:
     # Before it is stopped: whoever starts it again gets a replica.
     pair.on_server(plan.old, lambda server: server.demote(fence, source, login))
     _hold_clients(run, pair)
-    left = pair.on_server(plan.old, lambda server: server.drain(fence, policy.drain_timeout_milliseconds))
-    if left:
-        run.note(f"{left} sessions did not end in time, and are broken off", "warning", host=plan.old)
-    pair.on_endpoints(lambda endpoint: endpoint.take_away(fence, plan.old))
-    if not pair.on_server(plan.old, lambda server: server.stop(fence, policy.stop_timeout_seconds)):
+    stopped = pair.on_server(
+        plan.old,
+        lambda server: server.stop(fence, policy.drain_timeout_milliseconds, policy.stop_timeout_seconds),
+    )
+    if not stopped.has_stopped:
         raise SwitchFailedError(f"{plan.old} did not stop within {policy.stop_timeout_seconds} s")
+    save_progress(run, broken_off=stopped.broken_off)
+    # The shutdown's checkpoint is the last record; who has replayed beyond its beginning has replayed it.
+    return stopped.last_record + 1 if stopped.last_record is not None else None
 
 
 def _hold_clients(run: ChangeRun, pair: Pair) -> None:
@@ -96,10 +99,21 @@ def _hold_clients(run: ChangeRun, pair: Pair) -> None:
     save_progress(run, paused_at={**at, **known})
 
 
-def _promote_when_equal(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> None:
+def _promote_when_equal(run: ChangeRun, pair: Pair, plan: SwitchPlan, ended: int | None) -> None:
     """Raises SwitchFailedError when the new one does not have everything in time."""
+    if ended is None:
+        _hold_clients(run, pair)
+        ended = _await_equal(pair, plan)
+    if ended is None:
+        return
+    replayed = _promote(run, pair, plan, ended)
+    detail = f"{plan.old} has ended at {lsn_text(ended)}, and {plan.new} had replayed up to {replayed}"
+    run.record([GateFact(name="same_position", verdict="pass", detail=detail, at=utc_now())])
+
+
+def _await_equal(pair: Pair, plan: SwitchPlan) -> int | None:
+    """The position from which on the new one has everything; None when it is the primary already."""
     policy = pair.policy
-    _hold_clients(run, pair)
     give_up_at = time.monotonic() + policy.stop_timeout_seconds
     while True:
         states = pair.states()
@@ -108,29 +122,24 @@ def _promote_when_equal(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> None:
             raise new
         reached = position_reached(states[plan.old], new)
         if reached is not None or new.is_primary:
-            break
+            return reached
         if time.monotonic() > give_up_at:
             raise SwitchFailedError(
                 f"{plan.new} is at {lsn_text(new.lsn)} and was not seen to have everything of {plan.old} within "
                 f"{policy.stop_timeout_seconds} s"
             )
         time.sleep(POLL_SECONDS)
-    if reached is None:
-        return
-    detail = f"{plan.old} has ended at {lsn_text(reached)}, and {plan.new} has replayed up to {lsn_text(new.lsn)}"
-    run.record([GateFact(name="same_position", verdict="pass", detail=detail, at=utc_now())])
-    run.note(detail, "success")
-    _promote(run, pair, plan, reached)
 
 
-def _promote(run: ChangeRun, pair: Pair, plan: SwitchPlan, minimum_lsn: int) -> None:
+def _promote(run: ChangeRun, pair: Pair, plan: SwitchPlan, minimum_lsn: int) -> str:
+    """Returns the position that the new one had replayed."""
     fence, seconds = run.fence, pair.policy.promote_timeout_seconds
     save_progress(run, state="promoting")
-    timeline = pair.on_server(
+    promoted = pair.on_server(
         plan.new,
         lambda server: server.promote(fence, plan.system_identifier, plan.timeline, minimum_lsn, plan.old, seconds),
     )
-    run.note(f"is the primary, on timeline {timeline}", "success", host=plan.new, mark="switch")
+    return promoted.replayed
 
 
 def _is_promoted(pair: Pair, plan: SwitchPlan) -> bool:
@@ -178,10 +187,10 @@ def take_back(run: ChangeRun, pair: Pair, plan: SwitchPlan, why: str) -> None:
 def lead_clients(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> str:
     """Lead clients to the new primary, and let those that wait go on. Returns a summary."""
     fence, began = run.fence, time.monotonic()
-    answers = pair.try_endpoints(lambda endpoint: endpoint.give_back(fence, plan.new, is_primary=True))
-    resumed = pair.try_endpoints(lambda endpoint: endpoint.pause(fence, 0))
-    unreachable = [str(answer) for answer in answers.values() if isinstance(answer, OutsideSystemError)]
-    if len(unreachable) == len(answers):
+    resumed = pair.try_endpoints(lambda endpoint: endpoint.lead(fence, plan.old, plan.new))
+    run.note(f"is the primary, on a timeline beyond {plan.timeline}", "success", host=plan.new, mark="switch")
+    unreachable = [str(answer) for answer in resumed.values() if isinstance(answer, OutsideSystemError)]
+    if len(unreachable) == len(resumed):
         raise OutsideSystemError(f"no endpoint could be told that {plan.new} is the primary: {'; '.join(unreachable)}")
     for text in unreachable:
         run.note(f"an endpoint could not be told, it follows by its own check: {text}", "warning")
@@ -191,6 +200,8 @@ def lead_clients(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> str:
             raise OutsideSystemError(f"{plan.new} is the primary, but the endpoints lead elsewhere: {shown}")
         time.sleep(POLL_SECONDS)
     known = progress_of(run)
+    if known.get("broken_off"):
+        run.note(f"{known['broken_off']} sessions did not end in time, and were broken off", "warning", host=plan.old)
     paused = {
         name: at - known["paused_at"][name]
         for name, at in resumed.items()

@@ -118,6 +118,15 @@ class DatabaseEndpoint:
         arguments = [*fence.arguments(self._state_dir), self._socket, self._map, str(seconds)]
         return int(self._session.run_script("endpoint_pause", arguments).stdout.strip())
 
+    def lead(self, fence: Fence, old: str, new: str) -> int:
+        """Lead clients to the new primary at once, and none to the old one; those that wait go on.
+
+        Returns the host's time in milliseconds.
+        """
+        place = [self._socket, self._proxy, self._file, self._map, old, new]
+        result = self._session.run_script("endpoint_lead", [*fence.arguments(self._state_dir), *place])
+        return int(result.stdout.strip())
+
     def take_away(self, fence: Fence, server: str) -> None:
         """No client gets to this server any more, over restarts too; sessions there are ended."""
         self._set(fence, server, "maint", "yes", "-")

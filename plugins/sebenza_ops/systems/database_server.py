@@ -190,6 +190,23 @@ def _moment(text: str) -> datetime | None:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """How a server has stopped: whether it has, the sessions that were broken off, and where its last record begins."""
+
+    has_stopped: bool
+    broken_off: int
+    last_record: int | None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A primary's timeline, and the position up to which it had replayed; "-" when it was one already."""
+
+    timeline: int
+    replayed: str
+
+
+@dataclass(frozen=True)
 class RebuildStatus:
     """How a rebuild stands: "done", "failed", "running" or "absent"; how it was made, and what was kept of before."""
 
@@ -253,12 +270,6 @@ class DatabaseServer:
         arguments = [*self._fenced(fence), self._bin, self._socket, self._port, rewind_role or "-", slot]
         self._session.run_script("database_checkpoint", arguments, timeout_seconds=300)
 
-    def drain(self, fence: Fence, timeout_milliseconds: int) -> int:
-        """End sessions as they become idle. Returns how many are left."""
-        arguments = [*self._fenced(fence), self._bin, self._socket, self._port, str(timeout_milliseconds)]
-        result = self._session.run_script("database_drain", arguments, timeout_seconds=timeout_milliseconds / 1000 + 15)
-        return int(result.stdout.strip())
-
     def demote(self, fence: Fence, source: str = "", login: DatabaseLogin | None = None) -> None:
         """From its next start on it is a replica: of the host at the address `source`, or of nobody yet."""
         place = ["-", "-", "-", "-"]
@@ -271,16 +282,28 @@ class DatabaseServer:
         """From its next start on it is a primary."""
         self._session.run_script("database_undemote", [*self._fenced(fence), self._data])
 
-    def stop(self, fence: Fence, timeout_seconds: int) -> bool:
-        """Stop the process and its sessions; whether it has ended. Its manager may start it again, as a replica."""
-        arguments = [*self._fenced(fence), self._bin, self._data, str(timeout_seconds)]
-        result = self._session.run_script("database_stop", arguments, timeout_seconds=timeout_seconds + 15)
-        return result.stdout.strip() == "stopped"
+    def stop(self, fence: Fence, drain_milliseconds: int, timeout_seconds: int) -> Stopped:
+        """End sessions as they become idle, then stop the process. Its manager may start it again, as a replica."""
+        arguments = [*self._fenced(fence), self._bin, self._data, self._socket, self._port]
+        result = self._session.run_script(
+            "database_stop",
+            [*arguments, str(drain_milliseconds), str(timeout_seconds)],
+            timeout_seconds=drain_milliseconds / 1000 + timeout_seconds + 15,
+        )
+        try:
+            broken_off, state, end = result.stdout.split()
+            return Stopped(
+                has_stopped=state == "stopped",
+                broken_off=int(broken_off) if broken_off != "-" else 0,
+                last_record=parse_lsn(end) if end != "-" else None,
+            )
+        except ValueError as error:
+            raise NoDataError(f"how it has stopped can't be read: {result.stdout[:200]!r}", host=self.name) from error
 
     def promote(
         self, fence: Fence, system_identifier: str, timeline: int, minimum_lsn: int, follower: str, timeout_seconds: int
-    ) -> int:
-        """Make the replica the primary, with a slot for `follower`; returns its timeline. It may be one already."""
+    ) -> Promoted:
+        """Make the replica the primary, with a slot for `follower`. It may be one already."""
         arguments = [
             *self._fenced(fence),
             self._bin,
@@ -293,10 +316,11 @@ class DatabaseServer:
             str(int(time.time()) + COMMAND_LIFETIME_SECONDS),
             str(timeout_seconds),
         ]
-        said = self._session.run_script("database_promote", arguments, timeout_seconds=timeout_seconds + 30).stdout
+        said = self._session.run_script("database_promote", arguments, timeout_seconds=timeout_seconds + 40).stdout
         try:
-            return int(said.split()[1])
-        except (IndexError, ValueError) as error:
+            _, found, position = said.split()
+            return Promoted(int(found), position)
+        except ValueError as error:
             raise NoDataError(f"what the promotion said can't be read: {said[:200]!r}", host=self.name) from error
 
     def wal_end(self, timeline: int, from_lsn: int) -> WalEnd:
