@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ class CommitWriter:
     def longest_gap_seconds(self) -> float:
         """The longest time between two acknowledgements."""
         moments = [each.at for each in self.acknowledged]
-        return max((later - earlier for earlier, later in zip(moments, moments[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
     def missing(self, endpoint: tuple[str, int]) -> list[Acknowledged]:
         """The acknowledged commits that a server does not have."""

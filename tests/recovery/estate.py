@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,21 +138,14 @@ class SwitchEstate:
         """SIGKILL to all of a server; it stays dead."""
         pid = int((self.servers[name].data / "postmaster.pid").read_text().split()[0])
         children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
-        for each in (pid, *map(int, children)):
-            os.kill(each, signal.SIGSTOP)
+        for frozen in (pid, *map(int, children)):
+            os.kill(frozen, signal.SIGSTOP)
         # Its stop signal is never acted upon, and after two seconds the group is killed.
         self.control("stop", name)
-        for each in children:
-            with_suppressed_kill(int(each))
+        for child in map(int, children):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         until(lambda: "STOPPED" in self.control("status", name), f"{name} is dead")
-
-
-def with_suppressed_kill(pid: int) -> None:
-    """SIGKILL, unless it is gone."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 @contextmanager
@@ -192,9 +185,9 @@ def _set_connections(estate: SwitchEstate, setenv: Any) -> None:
 
 def _start_supervisor(estate: SwitchEstate, stack: ExitStack) -> None:
     text = SUPERVISOR.format(root=estate.root)
-    for each in estate.servers.values():
-        each.stop()
-        text += PROGRAM.format(name=each.name, bin=BIN, data=each.data, root=each.root)
+    for one in estate.servers.values():
+        one.stop()
+        text += PROGRAM.format(name=one.name, bin=BIN, data=one.data, root=one.root)
     (estate.root / "supervisord.conf").write_text(text)
     argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(estate.root / "supervisord.conf")]
     log = estate.root / "supervisord.out"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,7 +179,7 @@ def test_a_replica_that_does_not_have_everything_is_not_promoted(
     with writer(estate) as client:
         plan = planned(estate, run)
         run.begin_attempt("switch", 120)
-        with pytest.raises(switching.SwitchFailedError, match="has not replayed as much.* is the primary again"):
+        with pytest.raises(switching.SwitchFailedError, match=r"has not replayed as much.* is the primary again"):
             switching.switch_over(run, plan)
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")

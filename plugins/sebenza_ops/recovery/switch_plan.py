@@ -141,8 +141,8 @@ class SwitchPlan(BaseModel):
             )
         return (
             f"**{self.old} can't be reached, so it can't be stopped.** The endpoint alone keeps clients away from it, "
-            "over restarts too: whoever connects to it directly may go on writing, and that will be lost. Approving accepts "
-            "this; say in the reason how you know that it is down. Once it is back, run this procedure with the kind "
+            "over restarts too: whoever connects to it directly may go on writing, and that will be lost. Approving "
+            "accepts this; say in the reason how you know that it is down. Once it is back, run this procedure with the kind "
             "`rejoin`."
         )
 
@@ -161,8 +161,8 @@ def find_pair(kind: Kind, states: ServerStates) -> tuple[str, str]:
     """The old primary and the new one. Raises SwitchRefusedError, NothingToSwitchError."""
     if len(states) != 2:
         raise SwitchRefusedError(
-            f"nothing was changed: the inventory has {len(states)} database hosts ({', '.join(states)}); this procedure "
-            "switches within a pair"
+            f"nothing was changed: the inventory has {len(states)} database hosts ({', '.join(states)}); this "
+            "procedure switches within a pair"
         )
     shown = "; ".join(f"{name} is {describe(state)}" for name, state in states.items())
     known = server_states(states)
