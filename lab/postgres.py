@@ -121,7 +121,7 @@ def start_standby(host: str, primary: str) -> None:
         cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,))
         if cursor.fetchone() is None:
             cursor.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
-    if _has_cluster(host) and not _streams(primary, slot):
+    if _has_cluster(host) and not streams(primary, slot):
         supervision.stop(host, "postgresql")
         if _is_standby(host):
             _follow(host, primary, slot)
@@ -131,13 +131,13 @@ def start_standby(host: str, primary: str) -> None:
         _copy_cluster(host, primary, slot)
     supervision.start(host, "postgresql")
     try:
-        until(lambda: _streams(primary, slot), f"{host}: streams from {primary}", 15)
+        until(lambda: streams(primary, slot), f"{host}: streams from {primary}", 15)
     except LabError:
         supervision.stop(host, "postgresql")
         _set_aside(host)
         _copy_cluster(host, primary, slot)
         supervision.start(host, "postgresql")
-        until(lambda: _streams(primary, slot), f"{host}: streams from {primary} (its log says why not)", 30)
+        until(lambda: streams(primary, slot), f"{host}: streams from {primary} (its log says why not)", 30)
     with connect(host) as cursor:
         # Of the time when it was the primary: a replica that keeps one keeps WAL for ever.
         cursor.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
@@ -223,7 +223,8 @@ def _answers(host: str) -> bool:
         return False
 
 
-def _streams(primary: str, slot: str) -> bool:
+def streams(primary: str, slot: str) -> bool:
+    """Whether somebody streams from a server by a slot."""
     with connect(primary) as cursor:
         cursor.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (slot,))
         row = cursor.fetchone()

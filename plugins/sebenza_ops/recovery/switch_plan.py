@@ -142,8 +142,8 @@ class SwitchPlan(BaseModel):
         return (
             f"**{self.old} can't be reached, so it can't be stopped.** The endpoint alone keeps clients away from it, "
             "over restarts too: whoever connects to it directly may go on writing, and that will be lost. Approving "
-            "accepts this; say in the reason how you know that it is down. Once it is back, run this procedure with the kind "
-            "`rejoin`."
+            "accepts this; say in the reason how you know that it is down. Once it is back, run this procedure "
+            "with the kind `rejoin`."
         )
 
 
