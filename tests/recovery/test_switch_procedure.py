@@ -1,4 +1,4 @@
-"""The switch of the primary in Airflow, on the lab's production: under load, of a dead host, and of one that is back."""
+"""The switch of the primary in Airflow, on the lab's production: under load, of a dead host, of one that is back."""
 
 from __future__ import annotations
 
