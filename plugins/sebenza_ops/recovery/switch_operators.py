@@ -59,11 +59,16 @@ class SwitchOperator(BaseOperator):
 
     def begin(self, context: Context) -> ChangeRun:
         """This attempt's hold, with a fencing token of its own. After a question the lease is taken anew."""
+        from sebenza_ops.ledger import LeaseKind
         from sebenza_ops.recovery.switch_steps import start_record
 
         run = ChangeRun.from_context(context, self.environment, emergency=True)
         run.is_emergency = self.kind(context).value != PLANNED
+        current = run.ledger.leases.current(self.environment)
         try:
+            # Housekeeping that has begun while people decided is not waited for. Another change is later than this run.
+            if run.is_emergency and current is not None and current.kind is LeaseKind.HOUSEKEEPING:
+                run.take_over(self.purpose(context), str(context["params"]["reason"]), self.ttl_seconds(run), 0)
             run.begin_attempt(self.purpose(context), self.ttl_seconds(run))
         except ChangeRefusedError as error:
             raise AirflowFailException(str(error)) from error

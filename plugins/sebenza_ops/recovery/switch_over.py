@@ -75,6 +75,9 @@ def _stop_old(run: ChangeRun, pair: Pair, plan: SwitchPlan) -> int | None:
         pair.on_endpoints(lambda endpoint: endpoint.pause(run.fence, 0))
         save_progress(run, paused_at={})
     refuse_unready(run, pair, plan.old, plan.new, pair.states(), pair.endpoint_states())
+    # Should the ledger go down on the way, the hosts must know whose change this is.
+    for name, error in pair.raise_all_tokens(run.fence).items():
+        run.note(f"it could not be told the fencing token: {error}", "warning", host=name.partition(" ")[0])
     fence, login, policy = run.fence, pair.replication_login(), pair.policy
     # With little left to write it stops at once.
     pair.on_server(plan.old, lambda server: server.checkpoint(fence))
