@@ -32,6 +32,7 @@ from sebenza_ops.environments.components import (
     Service,
     ServiceManager,
 )
+from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
 from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
@@ -43,7 +44,6 @@ from sebenza_ops.environments.policies import (
     CertificatePolicy,
     Channel,
     Channels,
-    DatabaseSwitchPolicy,
     DeploymentPolicy,
     EmailChannel,
     MaintenanceWindow,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
@@ -393,34 +394,6 @@ class BackupBeforeChangePolicy(Model):
         AbsolutePath, Field(description="Where a database host makes it, below the host's root_dir.")
     ] = "/var/lib/sebenza/dumps"
     timeout_seconds: Annotated[Seconds, Field(description="It is given up after so long. Ours: 1 hour.")] = 3600
-
-
-class DatabaseSwitchPolicy(Model):
-    """How the primary of the database is switched to a replica of the same site."""
-
-    maximum_lag_bytes: Annotated[
-        int,
-        Field(gt=0, description="A planned switch is refused while the replica is further behind. Ours: one segment."),
-    ] = 16 * 1024 * 1024
-    drain_timeout_milliseconds: Annotated[
-        int,
-        Field(ge=0, le=60_000, description="Transactions that run have so long to end, clients paused. Ours: 1 s."),
-    ] = 1000
-    pause_limit_seconds: Annotated[
-        int, Field(ge=5, le=300, description="Clients are held no longer, whatever happens. Ours: 20 s.")
-    ] = 20
-    stop_timeout_seconds: Annotated[
-        Seconds, Field(description="The old primary must have stopped within this time. Ours: 15 s.")
-    ] = 15
-    promote_timeout_seconds: Annotated[
-        Seconds, Field(description="The replica must take writes within this time. Ours: 30 s.")
-    ] = 30
-    rebuild_timeout_seconds: Annotated[
-        Seconds, Field(description="Rewinding or copying the old primary is ended after so long. Ours: 6 hours.")
-    ] = 6 * 3600
-    lease_ttl_seconds: Annotated[
-        Seconds, Field(description="A lease that is not renewed for so long expires. Ours: 2 minutes.")
-    ] = 120
 
 
 class Policies(Model):

@@ -63,6 +63,11 @@ def rejoin(run: ChangeRun, plan: SwitchPlan, approved_by: str) -> str:
     return how
 
 
+def _key_of(run: ChangeRun) -> str:
+    """The run as a name for a file or a table."""
+    return hashlib.sha256(f"{run.holder.dag_id} {run.holder.run_id}".encode()).hexdigest()[:12]
+
+
 def _left_out(run: ChangeRun, plan: SwitchPlan, error: HostUnreachableError) -> str:
     if plan.kind is not Kind.UNPLANNED:
         raise RejoinFailedError(f"{error}. {plan.new} works without a replica; clear this task once it is back")
@@ -112,7 +117,7 @@ def _rebuild(run: ChangeRun, pair: Pair, plan: SwitchPlan, new: ServerState, app
         run.note("it does not follow by itself, and is rebuilt", "warning", host=plan.old)
     fence_old(run, pair, plan, approved_by)
     old = pair.state_of(plan.old)
-    job = hashlib.sha256(f"{run.holder.dag_id} {run.holder.run_id}".encode()).hexdigest()[:12]
+    job = _key_of(run)
     login, source = pair.replication_login(), pair.host(plan.new).address
     # What it alone has begins at the fork, which is not before what the new one had when it was planned.
     fork = "" if plan.kind is Kind.REJOIN else segment_name(plan.timeline, plan.lsn)
@@ -184,7 +189,8 @@ def verify(run: ChangeRun, plan: SwitchPlan) -> str:
         if is_left_out and plan.old not in state.stays_away:
             wrong.append(f"{plan.old} would get clients again after a restart of {state.host}")
     _gate(run, "one_primary", wrong, f"{plan.new} alone is a primary, and every endpoint leads to it")
-    table, token, login = f"sebenza_canary_{run.fence.token}", f"t{run.fence.token}", pair.application_login()
+    # Of a killed attempt the table is found again, and goes.
+    table, token, login = f"sebenza_canary_{_key_of(run)}", f"t{run.fence.token}", pair.application_login()
     pair.on_server(plan.new, lambda server: server.write_canary(login, table, token))
     try:
         hosts = [plan.new] if is_left_out else [plan.new, plan.old]

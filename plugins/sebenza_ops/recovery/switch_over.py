@@ -270,6 +270,8 @@ def fence_old(run: ChangeRun, pair: Pair, plan: SwitchPlan, approved_by: str) ->
     except OutsideSystemError as error:
         is_stopped, why = False, str(error)
     if not is_stopped and unreachable:
+        # It may be alive, and only out of our reach.
+        pair.try_endpoints(lambda endpoint: endpoint.give_back(fence, plan.old))
         raise SwitchRefusedError(
             f"{plan.old} can't be fenced, nothing was promoted: its host: {why}; endpoints: {'; '.join(unreachable)}. "
             "Reach one of both: its host, or all endpoints"
