@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.commit_writer import CommitWriter
-from sebenza_ops.changes import ChangeRun
-from sebenza_ops.ledger import Ledger
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.ledger import Ledger, Outcome, reconcile_pending
+from sebenza_ops.ledger.journal import open_journal
 from sebenza_ops.recovery import pair as pair_module
 from sebenza_ops.recovery import rejoin as rejoining
 from sebenza_ops.recovery import switch_over as switching
@@ -264,3 +266,28 @@ def test_a_superseded_run_is_refused_by_the_hosts(estate: SwitchEstate, ledger: 
     assert primary(estate) == old
     assert pair_module.Pair(estate.environment).endpoint_states()["dbendpoint"].leads_to == (old,)  # type: ignore[union-attr]
     second.release("over")
+
+
+def test_with_the_ledger_down_only_an_emergency_goes_on_and_keeps_a_journal(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SEBENZA_JOURNAL", str(tmp_path))
+    old, new = primary(estate), other(primary(estate))
+    run = estate.run(ledger, emergency=True)
+    run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
+    assert run.is_journaled
+    with pytest.raises(ChangeRefusedError, match="waits for it"):
+        planned(estate, run)
+    run = estate.run(ledger, emergency=True)
+    run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
+    estate.kill(old)
+    plan = planned(estate, run, Kind.UNPLANNED)
+    attempt(run, plan)
+    assert primary(estate) == new
+    assert f"{new} is the primary" in finish_switch(run, [], plan_only=False, may_settle=True)
+    # What was taken to be the ledger's was kept in the journal, and comes into the ledger.
+    assert ledger.deployments.find(run.holder.dag_id, run.holder.run_id) is None
+    reconcile_pending(ledger)
+    record = ledger.deployments.get(run.holder.dag_id, run.holder.run_id)
+    assert record.outcome is Outcome.SUCCEEDED
+    assert ledger.audit.entries(environment="production", action=switching.AUDIT_ACTION)[0].detail["from"] == old
