@@ -88,6 +88,7 @@ def finish_switch(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may
                 {
                     "outcome": outcome.value,
                     "summary": summary,
+                    "state": _state_words(plan, stage),
                     "failed_task": failed[0] if failed else None,
                     "at": datetime.now(UTC),
                 }
@@ -99,6 +100,16 @@ def finish_switch(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may
         ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
         run.store_report(record.started_at, is_failed=bool(failed))
     return summary
+
+
+def _state_words(plan: SwitchPlan | None, stage: Stage | None) -> str:
+    if plan is None:
+        return "the database's primary is as it was"
+    if plan.kind is Kind.REJOIN or stage is Stage.PROMOTED:
+        return f"{plan.new} is the database's primary"
+    if stage is Stage.STOPPED:
+        return "no database server takes writes"
+    return f"{plan.old} is the database's primary, as before" if plan.kind is Kind.PLANNED else "nothing was promoted"
 
 
 def _summary(
