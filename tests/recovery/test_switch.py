@@ -42,6 +42,15 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     return found
 
 
+@pytest.fixture(autouse=True)
+def nobody_holds_it(ledger: Ledger) -> Iterator[None]:
+    """A test that fails in its middle must not keep the next one out."""
+    yield
+    lease = ledger.leases.current("production")
+    if lease is not None:
+        ledger.leases.release("production", lease.token, "the test is over", "tests")
+
+
 def planned(estate: SwitchEstate, run: ChangeRun, kind: Kind = Kind.PLANNED) -> SwitchPlan:
     start_record(run, kind)
     take_lease(run, kind, "switch", REASON, 120)
