@@ -32,6 +32,10 @@ REPLICATION_USER = "sebenza_replication"
 # Relative to a load balancer's root.
 MAP_FILE = "etc/haproxy/maps/color.map"
 MAP_KEY = "active"
+# Relative to the database endpoint's root.
+PAUSE_MAP = "etc/haproxy/maps/database-pause.map"
+STATE_FILE = "etc/haproxy/state/database.state"
+DATABASE_PROXY = "database"
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader([paths.LAB_TEMPLATES, paths.HOST_TEMPLATES]),
@@ -91,6 +95,10 @@ def write_host(host: str, operator_key: str) -> str:
     make_directory(root / "home" / LOGIN_USER, LOGIN_USER, 0o750)
     host_key = tls.ensure_ssh_key(root / "etc/ssh/ssh_host_ed25519_key", host)
     make_directory(root / "etc/ssh/authorized_keys")
+    is_database = any(host in environment.database_hosts for environment in ENVIRONMENTS.values())
+    if is_database:
+        # Who promotes and rebuilds logs in as the owner of the cluster.
+        write_as(root / f"etc/ssh/authorized_keys/{DATABASE_USER}", f"{operator_key} operator\n")
     write_as(root / f"etc/ssh/authorized_keys/{LOGIN_USER}", f"{operator_key} operator\n")
     archivist_key = tls.ensure_ssh_key(paths.ARCHIVIST_KEY, "archivist")
     write_as(root / "etc/ssh/authorized_keys/root", f"{archivist_key} archivist\n", mode=0o600)
@@ -102,7 +110,7 @@ def write_host(host: str, operator_key: str) -> str:
             root=paths.host_root(host),
             address=address(host),
             port=SSH_PORT,
-            logins=[LOGIN_USER, DATABASE_USER] if backups.stanza_of(host) else [LOGIN_USER],
+            logins=[LOGIN_USER, DATABASE_USER] if is_database else [LOGIN_USER],
             login_user=LOGIN_USER,
             marker=marker(host),
         ),
@@ -125,7 +133,7 @@ def write_host(host: str, operator_key: str) -> str:
             write(host, root)
     if environment_of(host) is not None:
         _change_directories(root)
-    if any(host in environment.database_hosts for environment in ENVIRONMENTS.values()):
+    if is_database:
         # Where the backup before a change is made.
         make_directory(root / "var/lib/sebenza", LOGIN_USER)
     _supervisor(host, root, programs(host))
@@ -266,20 +274,38 @@ def _postgresql(host: str, root: Path) -> None:
 
 def _database_endpoint(host: str, root: Path) -> None:
     make_directory(root / "run/haproxy")
+    make_directory(root / "var/lib/sebenza", LOGIN_USER)
+    for file, content in ((PAUSE_MAP, "paused_until 0\n"), (STATE_FILE, "")):
+        make_directory((root / file).parent, LOGIN_USER)
+        # What a procedure has written stays; HAProxy does not start without its map.
+        if not (root / file).exists():
+            write_as(root / file, content, LOGIN_USER)
+    host_root = paths.host_root(host)
+    script = "database-endpoint.lua"
+    write_as(root / "etc/haproxy" / script, (paths.HOST_TEMPLATES / script).read_text())
     write_as(
         root / "etc/haproxy/database.cfg",
         render(
             "database-endpoint.cfg.j2",
-            root=paths.host_root(host),
             user="haproxy",
             group="haproxy",
             admin_group=accounts.primary_group(LOGIN_USER),
-            address=address(host),
+            admin_socket=host_root / "run/haproxy/admin.sock",
+            pause_map=host_root / PAUSE_MAP,
+            pause_script=host_root / "etc/haproxy" / script,
+            state_file=host_root / STATE_FILE,
+            log_target="stdout format raw local0",
+            proxy=DATABASE_PROXY,
+            bind_address=address(host),
+            source_address=address(host),
             port=POSTGRES_PORT,
             health_user=HEALTH_USER,
             startup_message=postgres_protocol.startup_message(HEALTH_USER, "postgres").hex(),
             role_query=postgres_protocol.query("SELECT pg_is_in_recovery()").hex(),
-            servers=[{"name": name, "address": address(name)} for name in ENVIRONMENTS["production"].database_hosts],
+            servers=[
+                {"name": name, "address": address(name), "port": POSTGRES_PORT}
+                for name in ENVIRONMENTS["production"].database_hosts
+            ],
         ),
     )
 

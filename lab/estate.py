@@ -135,13 +135,8 @@ def _prepare_artifact(report: Report) -> releases.Artifact:
 
 
 def _start_databases() -> None:
-    production = ENVIRONMENTS["production"].database_hosts
-    primary = postgres.primary_of_production()
-    _in_parallel(postgres.start_primary, (primary, "staging"))
-    _in_parallel(backups.ensure_stanza, (primary, "staging"))
-    for host in production:
-        if host != primary:
-            postgres.start_standby(host, primary)
+    _in_parallel(lambda start: start(), (postgres.settle_pair, lambda: postgres.start_primary("staging")))
+    _in_parallel(backups.ensure_stanza, (postgres.primary_of_production(), "staging"))
 
 
 def _await_early_services(host: str) -> None:
@@ -252,6 +247,8 @@ def reset(names: Iterable[str], report: Report) -> None:
     environments = [application_hosts.environment_named(name) for name in names]
     artifact = releases.first_artifact()
     for environment in environments:
+        if len(environment.database_hosts) > 1:
+            postgres.settle_pair()
         report(f"{environment.name}: {artifact.release_id} in blue, green empty")
         if postgres.start_over_if_contracted(environment):
             report(f"{environment.name}: its database is made anew, contract migrations had been applied")

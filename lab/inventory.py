@@ -31,6 +31,7 @@ from lab.addresses import (
     address,
     endpoint,
 )
+from lab.configuration import REPLICATION_USER
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.secrets import lab_secrets
 
@@ -101,7 +102,8 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
         "ca_file": str(paths.CA_FILE),
     }
     document["database"] |= {"endpoint": environment.database_endpoint, "name": environment.database_name}
-    document["database"]["port"] = POSTGRES_PORT
+    document["database"] |= {"port": POSTGRES_PORT, "data_dir": "/var/lib/postgresql/main"}
+    document["database"]["config_file"] = "/etc/postgresql/postgresql.conf"
     document["cache"]["address"] = environment.cache_endpoint
     document["monitoring"]["scrape_interval_seconds"] = 1
     document["monitoring"]["prometheus_conn_id"] = "sebenza_prometheus"
@@ -171,6 +173,11 @@ def connections() -> dict[str, Any]:
                     "signature_version": "s3v4",
                 },
             },
+        },
+        "sebenza_production_replication": {
+            "conn_type": "postgres",
+            "login": REPLICATION_USER,
+            "password": secrets.replication,
         },
         "sebenza_prometheus": _http("monitoring", PROMETHEUS_PORT),
         "sebenza_alertmanager": _http("monitoring", ALERTMANAGER_PORT),

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from lab import paths, supervision
-from lab.accounts import ids, own
+from lab import haproxy, paths, supervision
+from lab.accounts import DATABASE_USER, LOGIN_USER, ids, own, write_as
 from lab.addresses import POSTGRES_PORT, address
-from lab.configuration import HEALTH_USER, REPLICATION_USER
+from lab.configuration import DATABASE_PROXY, HEALTH_USER, PAUSE_MAP, REPLICATION_USER, STATE_FILE
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.secrets import lab_secrets
 from lab.waiting import LabError, until
@@ -71,17 +72,36 @@ def _has_cluster(host: str) -> bool:
 
 
 def primary_of_production() -> str:
-    """The host whose cluster is production's primary, by what its data directory says."""
-    for host in ENVIRONMENTS["production"].database_hosts:
-        if _has_cluster(host) and not (data_directory(host) / "standby.signal").exists():
-            return host
-    return ENVIRONMENTS["production"].database_hosts[0]
+    """The host whose cluster is production's primary, by what its data directory says.
+
+    Of two that were primaries, the one that was promoted last; of two that are replicas, the one that has come further.
+    """
+    hosts = [host for host in ENVIRONMENTS["production"].database_hosts if _has_cluster(host)]
+    if not hosts:
+        return ENVIRONMENTS["production"].database_hosts[0]
+    primaries = [host for host in hosts if not _is_standby(host)]
+    # The first of equals: the one that the lab starts out with.
+    return max(primaries or hosts, key=_timeline)
+
+
+def _is_standby(host: str) -> bool:
+    return (data_directory(host) / "standby.signal").exists()
+
+
+def _timeline(host: str) -> int:
+    """How often the cluster's history was promoted: each time leaves a file."""
+    histories = (data_directory(host) / "pg_wal").glob("????????.history")
+    return max((int(file.stem, 16) for file in histories), default=1)
 
 
 def start_primary(host: str) -> None:
     """Start a primary, after creating its cluster if it has none, and create what applications need."""
     if not _has_cluster(host):
         _create_cluster(host)
+    elif _is_standby(host):
+        # A switch was broken off in its middle.
+        supervision.stop(host, "postgresql")
+        (data_directory(host) / "standby.signal").unlink()
     supervision.start(host, "postgresql")
     until(lambda: _answers(host), f"{host}: PostgreSQL answers queries", 30)
     _ensure_roles(host)
@@ -91,20 +111,80 @@ def start_primary(host: str) -> None:
 
 
 def start_standby(host: str, primary: str) -> None:
-    """Start a streaming replica, after copying the primary if it has no cluster, and wait until it streams."""
+    """Start a streaming replica of the primary, and wait until it streams.
+
+    Without a cluster, or with one that was a primary itself or does not follow, the primary is copied; what was there
+    is set aside.
+    """
     slot = f"{host}_slot"
     with connect(primary) as cursor:
         cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,))
         if cursor.fetchone() is None:
             cursor.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
+    if _has_cluster(host) and not streams(primary, slot):
+        supervision.stop(host, "postgresql")
+        if _is_standby(host):
+            _follow(host, primary, slot)
+        else:
+            _set_aside(host)
     if not _has_cluster(host):
         _copy_cluster(host, primary, slot)
     supervision.start(host, "postgresql")
-    until(
-        lambda: _streams(primary, slot),
-        f"{host}: streams from {primary} (to copy it anew, remove {data_directory(host)} while the lab is down)",
-        30,
-    )
+    try:
+        until(lambda: streams(primary, slot), f"{host}: streams from {primary}", 15)
+    except LabError:
+        supervision.stop(host, "postgresql")
+        _set_aside(host)
+        _copy_cluster(host, primary, slot)
+        supervision.start(host, "postgresql")
+        until(lambda: streams(primary, slot), f"{host}: streams from {primary} (its log says why not)", 30)
+    with connect(host) as cursor:
+        # Of the time when it was the primary: a replica that keeps one keeps WAL for ever.
+        cursor.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
+
+
+def settle_pair() -> None:
+    """One primary and a replica that streams, both open to clients at the endpoint; whatever a switch has left."""
+    hosts = ENVIRONMENTS["production"].database_hosts
+    for host in hosts:
+        supervision.readmit(host, "postgresql")
+    primary = primary_of_production()
+    start_primary(primary)
+    for host in hosts:
+        if host != primary:
+            start_standby(host, primary)
+    _open_endpoint(primary)
+
+
+def _open_endpoint(primary: str) -> None:
+    environment = ENVIRONMENTS["production"]
+    endpoint = environment.database_host
+    until(lambda: bool(haproxy.runtime_command(endpoint, "show info")), f"{endpoint}: HAProxy answers", 20)
+    haproxy.runtime_command(endpoint, f"set map {paths.host_root(endpoint) / PAUSE_MAP} paused_until 0")
+    for host in environment.database_hosts:
+        health = "up" if host == primary else "down"
+        server = f"{DATABASE_PROXY}/{host}"
+        haproxy.runtime_command(endpoint, f"set server {server} state ready; set server {server} health {health}")
+    state = haproxy.runtime_command(endpoint, f"show servers state {DATABASE_PROXY}")
+    text = "".join(f"{line}\n" for line in state.splitlines() if line.strip())
+    write_as(paths.host_files(endpoint) / STATE_FILE, text, LOGIN_USER)
+
+
+def _follow(host: str, primary: str, slot: str) -> None:
+    """Let a replica stream from this primary from its next start on."""
+    file = data_directory(host) / "postgresql.auto.conf"
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(("primary_conninfo", "primary_slot"))]
+    password = lab_secrets().replication
+    source = f"host={address(primary)} port={POSTGRES_PORT} user={REPLICATION_USER} password={password}"
+    lines = [*kept, f"primary_conninfo = '{source}'", f"primary_slot_name = '{slot}'"]
+    write_as(file, "\n".join(lines) + "\n", DATABASE_USER, 0o600)
+
+
+def _set_aside(host: str) -> None:
+    directory = data_directory(host)
+    for older in directory.parent.glob("set-aside-*"):
+        shutil.rmtree(older)
+    directory.rename(directory.with_name(f"set-aside-{time.time_ns()}"))
 
 
 def _create_cluster(host: str) -> None:
@@ -143,7 +223,8 @@ def _answers(host: str) -> bool:
         return False
 
 
-def _streams(primary: str, slot: str) -> bool:
+def streams(primary: str, slot: str) -> bool:
+    """Whether somebody streams from a server by a slot."""
     with connect(primary) as cursor:
         cursor.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (slot,))
         row = cursor.fetchone()
@@ -232,6 +313,22 @@ def application_can_write(environment: LabEnvironment) -> bool:
     finally:
         connection.close()
     return bool(row and row[0])
+
+
+def leads_to_production() -> str | None:
+    """The database host that a client of production's endpoint gets now; None when it gets none."""
+    environment = ENVIRONMENTS["production"]
+    try:
+        connection = psycopg2.connect(database_url(environment), connect_timeout=3)
+    except psycopg2.OperationalError:
+        return None
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT host(inet_server_addr())")
+            row = cursor.fetchone()
+    finally:
+        connection.close()
+    return next((host for host in environment.database_hosts if row and address(host) == row[0]), None)
 
 
 def remove_stale_lock(host: str) -> None:

@@ -131,7 +131,7 @@ def prepare_machine() -> None:
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     paths.RUN_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
     _prepare_login(LOGIN_USER, paths.LOGIN_HOME)
-    # Its home is its package's; who runs backups logs in as the owner of the cluster.
+    # Its home is its package's; who works on the cluster logs in as its owner.
     _prepare_login(DATABASE_USER)
 
 

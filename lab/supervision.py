@@ -134,6 +134,8 @@ def states(host: str) -> list[ServiceState]:
         found = {each["name"]: each for each in manager.getAllProcessInfo()}
     return [
         ServiceState(name, found[name]["statename"], int(found[name]["pid"]), str(found[name]["description"]))
+        if name in found
+        else ServiceState(name, "FENCED", 0, "taken out of the running configuration")
         for name in SERVICES[host]
     ]
 
@@ -156,6 +158,13 @@ def start(host: str, service: str, deadline_seconds: float = 30.0) -> None:
                     f"{host}: {service} can't be started: {fault.faultString}{_tail(host, service)}"
                 ) from fault
     await_listening(host, service, deadline_seconds)
+
+
+def readmit(host: str, service: str) -> None:
+    """Let a service be started again that a procedure has fenced: it was taken out of the running configuration."""
+    check_service(host, service)
+    with _manager(host) as manager, contextlib.suppress(xmlrpc.client.Fault):
+        manager.addProcessGroup(service)
 
 
 def await_listening(host: str, service: str, deadline_seconds: float = 30.0) -> None:

@@ -6,7 +6,19 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from lab.chaos.scenario import Scenario
-from lab.chaos.scenarios import balancers, data, gates, hands, hosts, kills, leases, releases, rollbacks, rolling
+from lab.chaos.scenarios import (
+    balancers,
+    data,
+    gates,
+    hands,
+    hosts,
+    kills,
+    leases,
+    releases,
+    rollbacks,
+    rolling,
+    switches,
+)
 
 GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Workers and tasks that are killed": kills.SCENARIOS,
@@ -18,6 +30,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Users and metrics": data.SCENARIOS,
     "Standard deployments": rolling.SCENARIOS,
     "Gates, approvals and rollbacks": (*rollbacks.SCENARIOS, *gates.SCENARIOS),
+    "The database's primary": switches.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # Short ones that between them use every way out of a deployment.

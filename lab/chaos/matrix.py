@@ -55,6 +55,10 @@ _TESTS: Final = {
     "contract migrations that a running release or the way back still needs": "deployment/test_migrate_contract",
     "a rollback in a deployment's bake; to a stopped color; to a release that is bad, unknown or live "
     "already": "deployment/test_rollback_procedure",
+    "a planned switch of the database's primary, killed right after each step of the move; a replica that "
+    "stops replaying in its middle; a primary that is killed while its replica is cut off": "recovery/test_switch",
+    "a database host that is gone with all that runs on it, and comes back as the primary that it "
+    "was": "recovery/test_switch_procedure",
     "200 hostile confs over the API: shell, options, paths, templates, SQL, control characters, sizes, "
     "wrong types": "airflow/test_hostile_conf",
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DEPLOY: Final = "deploy_blue_green.production"
 STANDARD: Final = "deploy_standard.production"
 ROLLBACK: Final = "rollback.production"
+SWITCH: Final = "switch_database_primary.production"
 
 
 class Live(Enum):

@@ -10,14 +10,14 @@ from typing import Final
 
 import psutil
 
-from lab import addresses, application_hosts, checker, estate, faults, inventory, paths
+from lab import addresses, application_hosts, checker, estate, faults, inventory, paths, postgres
 from lab.addresses import MAILBOX_HTTP_PORT
 from lab.airflow.client import FINISHED_RUN, AirflowApiError
 from lab.airflow.stack import LocalAirflow
 from lab.chaos.drill import Drill
 from lab.chaos.records import Records
 from lab.chaos.run import MissedStateError, Run
-from lab.chaos.scenario import DEPLOY, ROLLBACK, STANDARD
+from lab.chaos.scenario import DEPLOY, ROLLBACK, STANDARD, SWITCH
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
 from lab.load.generator import LoadGenerator
@@ -83,6 +83,7 @@ class Stage:
         self._end_runs()
         self._await_free_lease()
         self._forgive_good_releases()
+        postgres.settle_pair()
         self.demand_gates(gated)
         verdict = checker.check(ENVIRONMENT)
         if verdict.problems or not self._is_good(verdict):
@@ -116,7 +117,7 @@ class Stage:
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in (DEPLOY, STANDARD, ROLLBACK, STAGING, STOP):
+        for dag_id in (DEPLOY, STANDARD, ROLLBACK, SWITCH, STAGING, STOP):
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN or _starts_later(row):
                     continue

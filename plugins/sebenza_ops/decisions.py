@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,25 @@ def at_terminal(terminal: Terminal) -> Iterator[None]:
         yield
     finally:
         _terminal = before
+
+
+def same_person(name: str, other: str) -> bool:
+    """Whether two names may be the same person's: a login, or an email address with that login."""
+    one, two = name.strip().casefold(), other.strip().casefold()
+    return bool(one) and (one == two or one.partition("@")[0] == two.partition("@")[0])
+
+
+def refusal_of(name: str, excluded: Mapping[str, str]) -> str | None:
+    """Why this person's approval does not count, or None.
+
+    Args:
+        name: Who has approved.
+        excluded: People who may not, each with what they are ("requester", "author").
+    """
+    for person, what in excluded.items():
+        if same_person(name, person):
+            return f"{name} is the {what} of this change, and somebody else must approve it"
+    return None
 
 
 class DecisionRejectedError(Exception):

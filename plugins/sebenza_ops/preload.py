@@ -53,6 +53,9 @@ MODULES: Final = (
     "sebenza_ops.notify.callbacks",
     "sebenza_ops.procedures",
     "sebenza_ops.recovery.application_restore",
+    "sebenza_ops.recovery.rejoin",
+    "sebenza_ops.recovery.switch_finish",
+    "sebenza_ops.recovery.switch_operators",
     "yaml",
 )
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.attest import attestation_of
-from sebenza_ops.deployment.approval import briefing, moved_since, refusal_of
+from sebenza_ops.decisions import refusal_of
+from sebenza_ops.deployment.approval import briefing, moved_since
 from sebenza_ops.deployment.attestation import (
     AttestationExpired,
     AttestationRefused,

@@ -57,6 +57,14 @@ def outcome(kind: str, **fields: str) -> OutcomeFact:
     return OutcomeFact.model_validate({"outcome": kind, "summary": "A sentence", **fields})
 
 
+def test_a_procedure_that_moves_no_requests_says_what_is_so_now() -> None:
+    page = read(render_report(of(outcome("succeeded", state="db2 is the database's primary")), samples.header(60))).text
+    assert "State now: db2 is the database's primary" in page
+    assert "this procedure moves no requests from one color to another" in page
+    assert "What was planned is in the timeline." in page
+    assert "can't be shown" not in page
+
+
 def test_the_verdict_comes_first_and_numbers_follow() -> None:
     page = read(render_report(samples.collect(samples.succeeded_facts()), samples.header(370))).text
     places = [

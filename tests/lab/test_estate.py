@@ -103,19 +103,26 @@ def test_the_application_env_file_is_its_owners_alone(estate: Estate) -> None:
 
 def test_the_database_endpoint_leads_to_the_primary_and_the_replica_streams(estate: Estate) -> None:
     assert postgres.application_can_write(ENVIRONMENTS["production"])
-    with postgres.connect("db1") as cursor:
+    primary = postgres.primary_of_production()
+    assert postgres.leads_to_production() == primary
+    with postgres.connect(primary) as cursor:
         cursor.execute("SELECT state FROM pg_stat_replication")
         assert cursor.fetchall() == [("streaming",)]
         cursor.execute("SHOW data_checksums")
         assert cursor.fetchone() == ("on",)
-    with postgres.connect("db2") as cursor:
+    (replica,) = set(ENVIRONMENTS["production"].database_hosts) - {primary}
+    with postgres.connect(replica) as cursor:
         cursor.execute("SELECT pg_is_in_recovery()")
         assert cursor.fetchone() == (True,)
 
 
 def test_the_health_role_may_do_nothing(estate: Estate) -> None:
     connection = psycopg2.connect(
-        host=address("db1"), port=POSTGRES_PORT, user="sebenza_health", dbname="postgres", connect_timeout=3
+        host=address(postgres.primary_of_production()),
+        port=POSTGRES_PORT,
+        user="sebenza_health",
+        dbname="postgres",
+        connect_timeout=3,
     )
     with connection, connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
         cursor.execute("CREATE TABLE t (a int)")

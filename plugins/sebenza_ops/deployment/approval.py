@@ -12,25 +12,6 @@ from sebenza_ops.evidence.facts import GateFact
 MAXIMUM_COMMITS = 30
 
 
-def same_person(name: str, other: str) -> bool:
-    """Whether two names may be the same person's: a login, or an email address with that login."""
-    one, two = name.strip().casefold(), other.strip().casefold()
-    return bool(one) and (one == two or one.partition("@")[0] == two.partition("@")[0])
-
-
-def refusal_of(name: str, excluded: Mapping[str, str]) -> str | None:
-    """Why this person's approval does not count, or None.
-
-    Args:
-        name: Who has approved.
-        excluded: People who may not, each with what they are ("requester", "author").
-    """
-    for person, what in excluded.items():
-        if same_person(name, person):
-            return f"{name} is the {what} of this change, and somebody else must approve it"
-    return None
-
-
 def moved_since(approved: DeploymentPlan, now: DeploymentPlan, sha_of_version: str) -> str | None:
     """What is no longer as it was when the approval was asked for, or None.
 

@@ -133,7 +133,7 @@ class ApproveDatabaseRollbackOperator(HumanDecisionOperator):
 
     def refusal(self, context: Context, name: str) -> str | None:
         """The requester may not approve, where the policy says so."""
-        from sebenza_ops.deployment.approval import refusal_of
+        from sebenza_ops.decisions import refusal_of
 
         return refusal_of(name, dict(self.excluded or {}))
 

@@ -115,17 +115,27 @@ class LoadBalancing(Model):
     ] = None
 
 
+class DatabaseProxy(Model):
+    """HAProxy on the hosts with the role database_endpoint: what `endpoint` leads to, and how clients are paused.
+
+    It has one server for each database host, of the same name, and its check passes on the primary only.
+    """
+
+    name: Annotated[Name, Field(description="Name of its listen section.")] = "database"
+    admin_socket: Annotated[AbsolutePath, Field(description="Runtime API, level admin.")] = "/run/haproxy/admin.sock"
+    pause_map: Annotated[
+        AbsolutePath, Field(description="Map that says until when new connections wait (database-endpoint.lua).")
+    ] = "/etc/haproxy/maps/database-pause.map"
+    state_file: Annotated[
+        AbsolutePath,
+        Field(description="Which servers are in maintenance, read again at its start (server-state-file)."),
+    ] = "/etc/haproxy/state/database.state"
+
+
 class Database(Model):
     """PostgreSQL. The application reaches it at `endpoint`, which follows the primary."""
 
     conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and password.")]
-    ssh_conn_id: Annotated[
-        ConnectionId | None,
-        Field(description="Airflow connection: login to the database hosts as the owner of the cluster, for backups."),
-    ] = None
-    socket_dir: Annotated[
-        AbsolutePath, Field(description="PostgreSQL's Unix socket on the database hosts, below root_dir.")
-    ] = "/run/postgresql"
     name: Annotated[
         Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")],
         Field(description="Database. Manual, Database Backups: sebenza_logistics."),
@@ -138,6 +148,38 @@ class Database(Model):
         Literal["live", "snapshot", "mock"],
         Field(description="Manual, Environment Overview: live data, snapshot of production, or mock data."),
     ]
+    proxy: Annotated[DatabaseProxy, Field(description="HAProxy behind the endpoint.")] = DatabaseProxy()
+    ssh_conn_id: Annotated[
+        ConnectionId | None,
+        Field(description="Airflow connection: login to the database hosts as the owner of the cluster (postgres)."),
+    ] = None
+    replication_conn_id: Annotated[
+        ConnectionId | None,
+        Field(description="Airflow connection: login and password of the role that replicas connect as."),
+    ] = None
+    replication_slot: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9_]*\{host\}[a-z0-9_]*$",
+            description="Name of a replica's slot on the primary. {host} is the replica's name, with _ for -.",
+        ),
+    ] = "{host}_slot"
+    data_dir: Annotated[AbsolutePath, Field(description="The cluster on a database host. {version} is replaced.")] = (
+        "/var/lib/postgresql/{version}/main"
+    )
+    config_file: Annotated[
+        AbsolutePath, Field(description="PostgreSQL's configuration on a database host. {version} is replaced.")
+    ] = "/etc/postgresql/{version}/main/postgresql.conf"
+    socket_dir: Annotated[
+        AbsolutePath, Field(description="PostgreSQL's Unix socket on the database hosts, below root_dir.")
+    ] = "/run/postgresql"
+    state_dir: Annotated[
+        AbsolutePath, Field(description="What the procedures remember there as the owner of the cluster (fence, jobs).")
+    ] = "/var/lib/postgresql/sebenza"
+
+    def slot_of(self, host: str) -> str:
+        """Return the name of the replication slot of a database host that is a replica."""
+        return self.replication_slot.format(host=host.lower().replace("-", "_"))
 
     @property
     def endpoint_host(self) -> str:

@@ -16,6 +16,7 @@ class Role(StrEnum):
     LOAD_BALANCER = "load_balancer"
     APPLICATION = "application"
     DATABASE = "database"
+    DATABASE_ENDPOINT = "database_endpoint"
     CACHE = "cache"
     MONITORING = "monitoring"
     BUILD = "build"

@@ -27,12 +27,14 @@ from sebenza_ops.environments.components import (
     Cache,
     ColorPorts,
     Database,
+    DatabaseProxy,
     LoadBalancing,
     Monitoring,
     ObjectStore,
     Service,
     ServiceManager,
 )
+from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
 from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
@@ -79,7 +81,9 @@ __all__ = [
     "Color",
     "ColorPorts",
     "Database",
+    "DatabaseProxy",
     "DatabaseSettings",
+    "DatabaseSwitchPolicy",
     "DeploymentPolicy",
     "EmailChannel",
     "Environment",
@@ -230,6 +234,7 @@ class Environment(Model):
             yield Finding(
                 ("database", "replicas"), replicas, f"expected {replicas + 1} hosts with role database, found {found}"
             )
+        yield from self._check_database_switch()
         scaling = self.policies.scaling
         if scaling is not None and scaling.maximum_hosts < scaling.minimum_hosts:
             yield Finding(
@@ -255,6 +260,21 @@ class Environment(Model):
         if policy.run_on == "replica" and not self.database.replicas:
             expected = "expected primary, because database.replicas is 0"
             yield Finding(("policies", "backup", "run_on"), policy.run_on, expected)
+
+    def _check_database_switch(self) -> Iterator[Finding]:
+        if self.policies.database_switch is None:
+            return
+        if not self.database.replicas:
+            yield Finding(("database", "replicas"), 0, "expected 1, because policies.database_switch needs a replica")
+        for field in ("ssh_conn_id", "replication_conn_id"):
+            if getattr(self.database, field) is None:
+                yield Finding(
+                    ("database", field), NOTHING, "expected a connection id, because of policies.database_switch"
+                )
+        if not self.hosts_with_role(Role.DATABASE_ENDPOINT):
+            yield Finding(
+                ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
+            )
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling

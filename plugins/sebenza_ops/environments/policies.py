@@ -11,6 +11,7 @@ from pydantic import Field
 
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
 from sebenza_ops.environments.backup_policy import BackupPolicy, Weekday
+from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
@@ -414,3 +415,6 @@ class Policies(Model):
     backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (
         BackupBeforeChangePolicy()
     )
+    database_switch: Annotated[
+        DatabaseSwitchPolicy | None, Field(description="Switching the database's primary to a replica.")
+    ] = None

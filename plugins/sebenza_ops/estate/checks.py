@@ -25,6 +25,7 @@ _EVERY_CHANGE = ("flock", "mktemp")
 PROGRAMS: dict[Role, tuple[str, ...]] = {
     Role.APPLICATION: (*_EVERY_CHANGE, "curl", "tar", "gzip", "sha256sum", "awk", "df", "ps"),
     Role.LOAD_BALANCER: (*_EVERY_CHANGE, "socat", "curl", "awk", "base64"),
+    Role.DATABASE_ENDPOINT: (*_EVERY_CHANGE, "socat", "awk"),
     Role.BUILD: ("flock", "setsid", "git", "curl", "tar", "gzip"),
 }
 _ARCHIVES = ("flock", "find", "xargs", "sort", "tar", "sha256sum", "zstd", "age", "curl")
@@ -54,6 +55,10 @@ def directories_of(environment: Environment, host: Host) -> dict[str, bool]:
         }
     if Role.LOAD_BALANCER in host.roles:
         found[host.path(str(PurePosixPath(environment.load_balancing.map_file).parent))] = True
+    if Role.DATABASE_ENDPOINT in host.roles:
+        proxy = environment.database.proxy
+        found |= {host.path(str(PurePosixPath(path).parent)): True for path in (proxy.pause_map, proxy.state_file)}
+        found[host.path(application.state_dir)] = False
     if {Role.APPLICATION, Role.LOAD_BALANCER} & set(host.roles):
         found |= {host.path(path): False for path in (application.state_dir, application.marker_dir)}
     return found

@@ -199,6 +199,7 @@ class OutcomeFact(Fact):
     """How the run ended and what is live now. The last one recorded is the run's outcome.
 
     "split" means that the load balancers may disagree and a person must act; then no color is named as live.
+    `state` says in words what is so now, where the procedure moves something else than requests.
     """
 
     kind: ClassVar[str] = "outcome"
@@ -207,6 +208,7 @@ class OutcomeFact(Fact):
     summary: str
     live_color: str | None = None
     live_release: str | None = None
+    state: str | None = None
     failed_task: str | None = None
     error: str | None = None
     at: UtcMoment | None = None

@@ -89,6 +89,8 @@ def _why_nothing_changed(evidence: RunEvidence, header: RunHeader) -> str:
     outcome = evidence.outcome
     if outcome is None:
         return "the run has not come that far yet." if header.in_progress else "the run ended before it came that far."
+    if outcome.state:
+        return "this procedure moves no requests from one color to another; what it has proven is under Gates."
     reasons = {
         "planned": "this run only planned, it moved no traffic.",
         "refused": "the run was refused before it changed anything.",

@@ -82,6 +82,7 @@ PROCEDURE_NAMES = {
     "deploy_blue_green": "Blue-green deployment",
     "deploy_standard": "Standard deployment",
     "restore_application": "Restore of an application host",
+    "switch_database_primary": "Switch of the database's primary",
 }
 
 
@@ -165,6 +166,8 @@ def verdict(evidence: RunEvidence, header: RunHeader) -> Verdict:
 def state_now(evidence: RunEvidence, header: RunHeader) -> str:
     """What is live, as the run left it, and how to check when it doesn't say."""
     outcome = evidence.outcome
+    if outcome is not None and outcome.state:
+        return outcome.state
     if outcome is not None and outcome.live_color:
         release = f", release {outcome.live_release}" if outcome.live_release else ", release not recorded"
         return f"{outcome.live_color} is live{release}"

@@ -1,1 +1,1 @@
-"""Recovery: bringing back what was backed up, and proving that it works."""
+"""Getting back what was lost: hosts and databases from their backups, the database's primary on another host."""
