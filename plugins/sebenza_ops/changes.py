@@ -328,35 +328,6 @@ class ChangeRun:
         else:
             self._unsaved.clear()
 
-    def store_report(self, started_at: datetime, *, is_failed: bool) -> None:
-        """Store the evidence report. One that can't be stored never breaks the run; the ledger has every fact."""
-        from sebenza_ops.evidence.facts import load
-        from sebenza_ops.evidence.report import render_report
-        from sebenza_ops.evidence.store import store_report
-        from sebenza_ops.evidence.summary import RunHeader, procedure_name
-        from sebenza_ops.systems.errors import OutsideSystemError
-        from sebenza_ops.systems.object_store import ObjectStorage
-
-        holder, now = self.holder, datetime.now(UTC)
-        header = RunHeader(
-            dag_id=holder.dag_id,
-            run_id=holder.run_id,
-            environment=self.environment.name,
-            procedure=procedure_name(holder.dag_id),
-            run_state="failed" if is_failed else "success",
-            rendered_at=now,
-            requested_by=holder.actor,
-            started_at=started_at,
-            finished_at=now,
-        )
-        try:
-            report = render_report(load(self.ledger, holder.dag_id, holder.run_id), header)
-            storage = ObjectStorage(self.environment.object_store)
-            key = store_report(report, self.environment, holder.dag_id, holder.run_id, storage)
-            self.ledger.deployments.update(holder.dag_id, holder.run_id, evidence_url=key)
-        except OutsideSystemError as error:
-            self.note(f"the evidence report could not be stored, the ledger has its facts: {error}", "warning")
-
     def tell_question(self, question: str) -> None:
         """Tell people that the run waits for an answer. That nobody could be told never keeps the question back."""
         from sebenza_ops.notify.outbox import deliver_pending, queue_question

@@ -12,6 +12,7 @@ from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.switch_over import SwitchFailedError, has_begun, take_back
 from sebenza_ops.recovery.switch_plan import Kind, Stage, SwitchPlan, SwitchRefusedError, conclusion, stage_of
 from sebenza_ops.recovery.switch_steps import planned_before, progress_of
+from sebenza_ops.run_evidence import store_evidence
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.ssh import kept_sessions
 
@@ -98,7 +99,7 @@ def finish_switch(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may
     record = ledger.deployments.find(holder.dag_id, holder.run_id)
     if record is not None:
         ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-        run.store_report(record.started_at, is_failed=bool(failed))
+        store_evidence(run, record.started_at, is_failed=bool(failed))
     return summary
 
 
