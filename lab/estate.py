@@ -275,11 +275,13 @@ def down(report: Report, *, forget: bool = False) -> None:
         return
     if any(supervision.is_up(host) for host in HOST_NAMES):
         report("stopping hosts")
-    # Load balancers and applications first, so that no process reports a lost database.
+    # Load balancers and applications first, so that no process reports a lost database; the storage after the
+    # databases, which do not end before their last WAL is archived.
     waves = (
         [host for host in HOST_NAMES if host.startswith("lb")],
         [host for host in HOST_NAMES if "pm2" in SERVICES[host]],
-        [host for host in HOST_NAMES if not host.startswith("lb") and "pm2" not in SERVICES[host]],
+        [host for host in HOST_NAMES if "postgresql" in SERVICES[host]],
+        list(HOST_NAMES),
     )
     for wave in waves:
         _in_parallel(supervision.power_off, wave)

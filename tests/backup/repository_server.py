@@ -47,6 +47,7 @@ class LocalSession(HostSession):
             input=stdin if isinstance(stdin, str) else stdin.read().decode(),
             capture_output=True,
             text=True,
+            errors="replace",
             cwd="/",
             env={"PATH": f"{self._bin_dir}:/usr/bin:/bin", "LANG": "C.UTF-8"},
             user=account.pw_uid if account else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -139,7 +140,8 @@ def test_a_killed_dump_is_made_by_the_next_try(server: RepositoryServer, victims
         until(lambda: bool(processes(f"{job}/count.sql")), "the rows are being counted")
         assert host.start_dump(server.fence(), job) == "running"
         for pid in processes(f"{job}/{victims}"):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         until(lambda: host.status(job).state != "running", "it has ended", 30)
     assert host.status(job).state == ("failed" if victims else "absent")
     assert not (work_dir(server) / job / "result.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -57,6 +58,11 @@ def jobs(server: RepositoryServer, program: str = "pgbackrest") -> list[int]:
         and str(server.root) in command_line(pid)
         and "archive" not in command_line(pid)
     ]
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_backup_is_found_in_the_repository_and_nothing_is_done_twice(
@@ -133,9 +139,10 @@ def test_a_killed_backup_is_made_by_the_next_try(
         pgbackrest.start_backup(server.fence(), job, "full", run, from_replica=False)
         until(lambda: bool(jobs(server)), "pgbackrest works")
         assert pgbackrest.start_backup(server.fence(), job, "full", run, from_replica=False) == "running"
-        words = ("pgbackrest", "sh", "timeout", "setsid") if whole_group else ("pgbackrest",)
+        # Its parents first: one that sees its child die says that the job has failed.
+        words = ("timeout", "sh", "setsid", "pgbackrest") if whole_group else ("pgbackrest",)
         for pid in [pid for word in words for pid in jobs(server, word)]:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     finally:
         os.kill(server.storage_pid, signal.SIGCONT)
     status = ended(pgbackrest, job)
@@ -183,6 +190,19 @@ def test_a_storage_that_goes_down_fails_the_backup_and_leaves_no_process(
 def ended_again(server: RepositoryServer, pgbackrest: PgBackRest, run: str) -> bool:
     pgbackrest.start_backup(server.fence(), f"{run}-backup", "full", run, from_replica=False)
     return ended(pgbackrest, f"{run}-backup").state == "done"
+
+
+def test_another_key_opens_nothing(server: RepositoryServer, pgbackrest: PgBackRest) -> None:
+    right = server.config_file.read_text()
+    server.config_file.write_text(right.replace(CIPHER, "another-passphrase"))
+    try:
+        with pytest.raises(
+            NoDataError, match=r"can't be read: is the passphrase the one it was made with\? "
+        ) as refusal:
+            pgbackrest.info()
+        assert str(refusal.value).isascii(), "noise reaches people and the ledger"
+    finally:
+        server.config_file.write_text(right)
 
 
 def test_sets_expire_by_age_only_and_the_newest_full_stays(server: RepositoryServer, pgbackrest: PgBackRest) -> None:

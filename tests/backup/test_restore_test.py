@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_a_killed_restore_is_made_by_the_next_try(
     until(lambda: bool(scratch_processes(server)), "the scratch instance runs", 60)
     for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
         if f"{job}/job.sh" in command_line(pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     until(lambda: test.status(job).state == "absent", "the job is dead", 10)
     assert restored(server, made.label, lsn, job).state == "done"
     assert test.report(job).rows["public.orders"] == rows

@@ -79,11 +79,14 @@ class RepositoryInfo:
 def parse_info(text: str, host: str, stanza: str) -> RepositoryInfo:
     """The output of `info --output=json`. Raises NoDataError when the repository can't be read, with the reason."""
     try:
-        found: dict[str, Any] = next(each for each in json.loads(text) if each["name"] == stanza)
+        # Not strict: with another key it quotes what it has deciphered, which is noise.
+        found: dict[str, Any] = next(each for each in json.loads(text, strict=False) if each["name"] == stanza)
         status = found["status"]
         if status["code"] not in {_STATUS_OK, _STATUS_NO_BACKUP}:
             reasons = [each["status"]["message"] for each in found.get("repo", [])] or [status["message"]]
-            raise NoDataError(f"the repository of stanza {stanza} can't be read: {'; '.join(reasons)}", host=host)
+            raise NoDataError(
+                f"the repository of stanza {stanza} can't be read: {_reason('; '.join(reasons))}", host=host
+            )
         archives = found["archive"][-1:]
         return RepositoryInfo(
             sets=tuple(_set(each) for each in found["backup"]),
@@ -97,6 +100,15 @@ def parse_info(text: str, host: str, stanza: str) -> RepositoryInfo:
         raise NoDataError(
             f"what pgBackRest says of stanza {stanza} can't be read: {text[:200]!r}", host=host
         ) from error
+
+
+def _reason(said: str) -> str:
+    """What pgBackRest said, as far as people, and the ledger's database, can read it."""
+    text = "".join(letter if letter.isascii() and (letter.isprintable() or letter == "\n") else "?" for letter in said)[
+        :500
+    ]
+    # With the wrong passphrase everything is deciphered, into noise.
+    return f"is the passphrase the one it was made with? {text}" if "FormatError" in said else text
 
 
 def _set(found: Mapping[str, Any]) -> RepositorySet:
@@ -225,6 +237,7 @@ class PgBackRest:
         if policy is None:
             raise ValueError(f"environment {environment.name} has no policy for backups")
         self._policy: BackupPolicy = policy
+        self._days = environment.policies.retention.backups_days
         self._session = session
         self._config = session.host.path(policy.config_file)
         self.work_dir = session.host.path(policy.work_dir)
@@ -260,7 +273,8 @@ class PgBackRest:
     def start_backup(self, fence: Fence, job: str, backup_type: str, run: str, *, from_replica: bool) -> str:
         """Start a backup, detached. pgBackRest resumes an interrupted one. Returns "started", "running" or "done"."""
         options = [f"--type={backup_type}", f"--annotation={RUN_ANNOTATION}={run}", "--no-expire-auto"]
-        options += ["--log-level-console=info", f"--process-max={self._policy.processes}"]
+        # Nothing is removed by it; without the number it warns of a repository that only grows.
+        options += [*_retention(self._days), "--log-level-console=info", f"--process-max={self._policy.processes}"]
         return self._start(fence, job, "backup", [*options, *(["--backup-standby"] if from_replica else [])])
 
     def start_verify(self, fence: Fence, job: str) -> str:
