@@ -26,6 +26,7 @@ def paths(host: str, policy: ApplicationBackupPolicy = POLICY) -> dict[str, Arch
             {"/srv/sebenza/releases", "/srv/sebenza/colors", "/etc/nginx", "/etc/systemd/system/pm2-sebenza.service"},
         ),
         ("db1", {"/etc/postgresql", "/etc/pgbackrest.conf"}),
+        ("dbendpoint", {"/etc/haproxy"}),
         ("cache", {"/etc/redis"}),
     ],
 )

@@ -72,6 +72,15 @@ def _database(environment: Environment, host: Host) -> tuple[ArchivedPath, ...]:
     )
 
 
+def _database_endpoint(environment: Environment, host: Host) -> tuple[ArchivedPath, ...]:
+    return (
+        # The configuration, the script that holds clients, the map that it reads, and who is in maintenance.
+        ArchivedPath(path="/etc/haproxy"),
+        ArchivedPath(path=environment.application.state_dir, content=False, optional=True),
+        *_unit(environment, host, Service.HAPROXY),
+    )
+
+
 def _cache(environment: Environment, host: Host) -> tuple[ArchivedPath, ...]:
     return (ArchivedPath(path="/etc/redis"), *_unit(environment, host, Service.REDIS))
 
@@ -103,6 +112,7 @@ _BY_ROLE: Final[Mapping[Role, Callable[[Environment, Host], tuple[ArchivedPath, 
     Role.APPLICATION: _application,
     Role.LOAD_BALANCER: _load_balancer,
     Role.DATABASE: _database,
+    Role.DATABASE_ENDPOINT: _database_endpoint,
     Role.CACHE: _cache,
     Role.MONITORING: _monitoring,
 }
