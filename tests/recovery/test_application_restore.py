@@ -111,7 +111,7 @@ def test_a_replaced_host_comes_back_into_rotation_and_nobody_notices(
     client = inventory.storage_client()
     report = report_key("production", BACKUP, run_id)
     text = client.get_object(Bucket=storage.BUCKET, Key=report)["Body"].read().decode()
-    assert "8 of 8 hosts archived and verified" in text
+    assert "9 of 9 hosts archived and verified" in text
     secret = estate.connections["sebenza_production_archive_key"]["password"]
     assert secret not in text
     assert secret not in log_of(operator, BACKUP, run_id, "archive_hosts")
