@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import grp
 import json
 import os
@@ -232,7 +233,11 @@ def _haproxy(estate: SwitchEstate) -> Iterator[None]:
     )
 
     def is_ready() -> bool:
-        return estate.admin_socket.exists() and "db1" in estate.runtime("show stat")
+        if not estate.admin_socket.exists():
+            return False
+        rows = csv.DictReader(estate.runtime("show stat").lstrip("# ").splitlines())
+        # Until its checks have ended, HAProxy takes every server for the primary.
+        return [row["svname"] for row in rows if row["svname"] in estate.servers and row["status"] == "UP"] == ["db1"]
 
     with server(["/usr/sbin/haproxy", "-W", "-f", str(config)], estate.root / "haproxy.log", is_ready) as process:
         estate.haproxy = process
