@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mar
 
 BACKUP, RESTORE = "backup_application.production", "restore_application.production"
 PRODUCTION = ENVIRONMENTS["production"]
-HOSTS = {"lb1", "lb2", "app1", "app2", "app3", "db1", "db2", "cache"}
+HOSTS = {"lb1", "lb2", "app1", "app2", "app3", "db1", "db2", "cache", "dbendpoint"}
 
 
 @pytest.fixture(scope="module")
