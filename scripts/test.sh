@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
-# Runs tests in two goes: those that need no lab, in SEBENZA_TEST_PROCESSES processes (0: in this one, as some measure
+# Runs tests in three goes: those that need no lab, in SEBENZA_TEST_PROCESSES processes (0: in this one, as some measure
 # time and two cores are few), each file in one of them; then those that share the lab, Airflow and the browser, one after
-# the other, with SEBENZA_TEST_ALL=yes the long ones too. Arguments are pytest's. Celery's workers are for `make
-# workers-test`: two cores are not enough for them beside the lab's own Airflow.
+# the other, with SEBENZA_TEST_ALL=yes the long ones too; then those with Celery's workers, for which two cores are not
+# enough beside the lab's own Airflow. Arguments are pytest's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 NOTHING_COLLECTED=5
 SHARED="lab or airflow or browser"
 LEFT_OUT="celery or long"
 [ "${SEBENZA_TEST_ALL:-}" != yes ] || LEFT_OUT=celery
+status=0 collected=no
 
-.venv/bin/python -m pytest --numprocesses "${SEBENZA_TEST_PROCESSES:-0}" --dist loadfile -m "not ($SHARED)" "$@"
-alone=$?
-.venv/bin/python -m pytest -m "($SHARED) and not ($LEFT_OUT)" "$@"
-shared=$?
-[ "$alone" -eq "$NOTHING_COLLECTED" ] && [ "$shared" -eq "$NOTHING_COLLECTED" ] && exit "$NOTHING_COLLECTED"
-[ "$alone" -eq "$NOTHING_COLLECTED" ] && alone=0
-[ "$shared" -eq "$NOTHING_COLLECTED" ] && shared=0
-exit $((alone != 0 ? alone : shared))
+# go ARGUMENT...: a go without a test is no failure as long as another one has some.
+go() {
+  .venv/bin/python -m pytest "$@"
+  local ended=$?
+  [ "$ended" -ne "$NOTHING_COLLECTED" ] || return 0
+  collected=yes
+  [ "$status" -ne 0 ] || status=$ended
+}
+
+go --numprocesses "${SEBENZA_TEST_PROCESSES:-0}" --dist loadfile -m "not ($SHARED)" "$@"
+go -m "($SHARED) and not ($LEFT_OUT)" "$@"
+go -m celery "$@"
+[ "$collected" = yes ] || exit "$NOTHING_COLLECTED"
+exit "$status"
