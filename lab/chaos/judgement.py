@@ -101,7 +101,8 @@ def failure_messages(drill: Drill, run: Run, channel: Channel) -> list[str]:
         else:
             about = f"Run: {run.dag_id} {run.run_id}" in text
         if about and not any(
-            word in text.partition("\n")[0] for word in ("holds traffic", "waits for an answer", "succeeded")
+            word in text.partition("\n")[0]
+            for word in ("is coming", "holds traffic", "waits for an answer", "succeeded")
         ):
             found.append(text[:160])
     return found
