@@ -125,6 +125,16 @@ class SwitchEstate:
             connection.sendall(command.encode() + b"\n")
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
+    def endpoint_process(self) -> str:
+        """The process id of the HAProxy that answers."""
+        lines = self.runtime("show info").splitlines()
+        return next((line.partition(": ")[2] for line in lines if line.startswith("Pid:")), "")
+
+    def passes_check(self, name: str) -> bool:
+        """Whether HAProxy has asked this server, and takes it for the primary."""
+        rows = csv.DictReader(self.runtime("show stat").lstrip("# ").splitlines())
+        return any(row["svname"] == name and row["check_status"].startswith("L7OK") for row in rows)
+
     def run(self, ledger: Ledger, number: int | None = None, *, emergency: bool = False) -> ChangeRun:
         """A run that holds the environment; the same number is the same run, tried again."""
         if number is None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.commit_writer import CommitWriter
+from lab.commit_writer import DATABASE, CommitWriter
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import Ledger, Outcome, reconcile_pending
 from sebenza_ops.ledger.journal import open_journal
@@ -20,6 +20,7 @@ from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.switch_finish import finish_switch
 from sebenza_ops.recovery.switch_plan import Kind, SwitchPlan, SwitchRefusedError
 from sebenza_ops.recovery.switch_steps import plan_switch, progress_of, start_record, take_lease
+from sebenza_ops.systems.database_endpoint import EndpointState
 from sebenza_ops.systems.errors import FencedOffError
 from tests.postgres_pair import until
 from tests.recovery.estate import SwitchEstate, switch_estate
@@ -246,13 +247,15 @@ def test_an_unreachable_primary_is_left_out_and_gets_no_client_when_it_is_back(
     assert "started" in estate.control("start", old)
     until(lambda: estate.servers[old].state().is_primary, "it is back, a primary")
     assert estate.haproxy is not None
-    estate.haproxy.send_signal(12)
-    time.sleep(3)
+    before = estate.endpoint_process()
+    estate.haproxy.send_signal(signal.SIGUSR2)
+    until(lambda: estate.endpoint_process() != before and estate.passes_check(new), "the new process has checked", 15)
     with writer(estate) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
     assert missing(estate, client, new) == []
-    server = estate.servers[old]
-    assert "lab_writer" not in str(server.query("SELECT string_agg(datname, ' ') FROM pg_database WHERE false"))
+    # Whoever writes begins with a new database: the old primary has none of the same identity.
+    identity = f"SELECT string_agg(oid::text, ' ') FROM pg_database WHERE datname = '{DATABASE}'"
+    assert estate.servers[old].query(identity) != estate.servers[new].query(identity), "a client has met the old one"
     with pytest.raises(SwitchRefusedError, match="BOTH ARE PRIMARIES"):
         planned(estate, estate.run(ledger))
 
@@ -275,7 +278,9 @@ def test_a_superseded_run_is_refused_by_the_hosts(estate: SwitchEstate, ledger: 
     with pytest.raises(FencedOffError):
         switching.fail_over(first, plan, "lindiwe")
     assert primary(estate) == old
-    assert pair_module.Pair(estate.environment).endpoint_states()["dbendpoint"].leads_to == (old,)  # type: ignore[union-attr]
+    endpoint = pair_module.Pair(estate.environment).endpoint_states()["dbendpoint"]
+    assert isinstance(endpoint, EndpointState), endpoint
+    assert endpoint.leads_to == (old,)
     second.release("over")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,9 @@ class BackupJobOperator(BackupOperator):
 
         return BackupPlan.model_validate(self.plan)
 
+    @abstractmethod
     def work(self, run: ChangeRun, plan: Any) -> Any:
         """Do the step. Raises JobRunning to wait."""
-        raise NotImplementedError
 
     def execute(self, context: Context) -> Any:
         """Returns what the step returns. Fails without a retry for what another try would not mend."""

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, BinaryIO, Final
+from typing import IO, BinaryIO, Final, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -93,7 +93,7 @@ def stored_sets(storage: ObjectStorage, environment: str, host: str | None = Non
 def fetched(storage: ObjectStorage, archive: ArchiveSet) -> Iterator[BinaryIO]:
     """A set's archive, encrypted as it is stored. Raises NoDataError when it is not what was stored."""
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:
-        stream: BinaryIO = file  # type: ignore[assignment]
+        stream = cast("BinaryIO", file)
         if not storage.fetch(archive.key, stream):
             raise NoDataError(f"{archive.key} is gone", host="object storage")
         file.seek(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +78,9 @@ class HostScriptWait(BaseTrigger):
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return path, {name: getattr(self, name) for name in names}
 
+    @abstractmethod
     def missing(self, answers: dict[str, str | None]) -> list[str]:
         """What is still missing, by the answers of the hosts (None: it could not be asked)."""
-        raise NotImplementedError
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask until nothing is missing or the deadline has passed."""
