@@ -247,7 +247,8 @@ def _haproxy(estate: SwitchEstate) -> Iterator[None]:
             return False
         rows = csv.DictReader(estate.runtime("show stat").lstrip("# ").splitlines())
         # Until its checks have ended, HAProxy takes every server for the primary.
-        return [row["svname"] for row in rows if row["svname"] in estate.servers and row["status"] == "UP"] == ["db1"]
+        # "UP 1/3" is one of them too: on its way down.
+        return [row["svname"] for row in rows if row["svname"] in estate.servers and "UP" in row["status"]] == ["db1"]
 
     with server(["/usr/sbin/haproxy", "-W", "-f", str(config)], estate.root / "haproxy.log", is_ready) as process:
         estate.haproxy = process

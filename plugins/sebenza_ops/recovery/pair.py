@@ -19,6 +19,8 @@ from sebenza_ops.systems.ssh import Fence, on_hosts, raise_first_error
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.05
+# After its start HAProxy takes a server for up until two checks, one a second, have failed (database-endpoint.cfg.j2).
+CHECKS_TIMEOUT_SECONDS = 10.0
 
 
 class Pair:
@@ -65,6 +67,19 @@ class Pair:
             self.environment.ssh_conn_id,
             lambda session: DatabaseEndpoint(self.environment, session).state(),
         )
+
+    def settled_endpoint_states(self) -> EndpointStates:
+        """Every endpoint when each leads to one server, or after ten seconds as it is then.
+
+        HAProxy takes every server for up until its first checks have ended, after a start or a reload.
+        """
+        give_up_at = time.monotonic() + CHECKS_TIMEOUT_SECONDS
+        while True:
+            states = self.endpoint_states()
+            unsettled = any(len(state.leads_to) != 1 for state in endpoints_that_answer(states))
+            if not unsettled or time.monotonic() > give_up_at:
+                return states
+            time.sleep(POLL_SECONDS)
 
     def on_server(self, name: str, action: Callable[[DatabaseServer], Result]) -> Result:
         """Do something on one server. Raises OutsideSystemError."""

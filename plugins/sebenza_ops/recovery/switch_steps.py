@@ -115,7 +115,8 @@ def plan_switch(run: ChangeRun, kind: Kind) -> SwitchPlan:
         run.note(f"this run has chosen already: {known.new} in place of {known.old}")
         return known
     pair = Pair(run.environment)
-    states, endpoints = pair.states(), pair.endpoint_states()
+    endpoints = pair.settled_endpoint_states() if kind is Kind.PLANNED else pair.endpoint_states()
+    states = pair.states()
     for name, state in states.items():
         run.note(describe(state), host=name)
     old, new = find_pair(kind, states)
