@@ -35,13 +35,10 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # Short ones that between them use every way out of a deployment.
 SELECTED: Final = (
-    "two-deployments-at-once",
     "release-fails-late",
     "task-killed-inside-the-bake",
     "lb2-ssh-cut-after-the-first-switch",
     "rolling-second-host-fails",
-    "rollback-killed-after-the-move",
-    "ci-script-killed-and-rerun",
 )
 
 

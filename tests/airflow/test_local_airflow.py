@@ -224,6 +224,7 @@ def test_an_ended_task_has_no_process(local: LocalAirflow, operator: AirflowClie
         task_processes(local.supervision, operator, SAMPLE, run_id, "deploy")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_killed_component_comes_back(local: LocalAirflow, operator: AirflowClient, component: str) -> None:
     pid = local.supervision.pid(component)
@@ -248,6 +249,7 @@ def test_a_taken_port_is_said_in_one_line(local: LocalAirflow) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_down_leaves_no_process_even_of_a_killed_supervisor_and_up_finds_the_history(
     local: LocalAirflow, operator: AirflowClient
 ) -> None:

@@ -168,6 +168,7 @@ def test_beside_a_running_airflow_and_with_the_ledger_down_break_glass_shares_no
     assert ledger.deployments.recent("staging")[0].outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.long
 def test_without_any_airflow_service_break_glass_goes_back_past_another_runs_lease(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:

@@ -86,6 +86,7 @@ def manifest(ledger: Ledger, version: str) -> Release:
     return Release.model_validate(record.manifest)
 
 
+@pytest.mark.long
 def test_it_is_refused_while_the_warm_release_and_the_rollback_need_the_old_schema(
     operator: AirflowClient, ledger: Ledger
 ) -> None:
@@ -102,6 +103,7 @@ def test_it_is_refused_while_the_warm_release_and_the_rollback_need_the_old_sche
     assert ledger.deployments.get(CONTRACT, run_id).outcome == "refused"
 
 
+@pytest.mark.long
 def test_migrations_are_tested_on_a_copy(operator: AirflowClient, ledger: Ledger, staging: Environment) -> None:
     assert operator.trigger("build_release", {"version": NEXT})
     deploy(operator, NEXT)  # builds it at the latest, and expands the schema

@@ -80,6 +80,7 @@ def test_a_release_that_had_passed_goes_back_to_the_warm_color(operator: Airflow
     assert live() == ("blue", "v1.0.0")
 
 
+@pytest.mark.long
 def test_a_color_that_was_stopped_is_started_before_traffic_moves(operator: AirflowClient, ledger: Ledger) -> None:
     deploy(operator)
     assert ended(operator, "stop_idle_color.staging", {"color": "blue"})[0] == "success"

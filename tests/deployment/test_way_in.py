@@ -141,6 +141,7 @@ def test_a_release_reaches_production_by_gates_staging_and_somebody_elses_approv
     assert states(admin, again)["approve"] == "skipped", "what runs already needs no approval"
 
 
+@pytest.mark.long
 def test_a_rejection_is_explained_and_production_untouched(
     admin: AirflowClient, approver: AirflowClient, ledger: Ledger
 ) -> None:

@@ -24,7 +24,7 @@ from sebenza_ops.evidence.store import report_key
 from sebenza_ops.ledger import BackupKind, Ledger
 from tests.deployment.test_lease_procedures import ended
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 BACKUP, RESTORE = "backup_application.production", "restore_application.production"
 PRODUCTION = ENVIRONMENTS["production"]

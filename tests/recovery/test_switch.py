@@ -33,7 +33,7 @@ KILLED_CALLS = 7
 
 
 @pytest.fixture(scope="module")
-def estate() -> Iterator[SwitchEstate]:
+def pair() -> Iterator[SwitchEstate]:
     with pytest.MonkeyPatch.context() as patch, switch_estate(patch.setenv) as found:
         yield found
 
@@ -54,7 +54,7 @@ def nobody_holds_it(ledger: Ledger) -> Iterator[None]:
         ledger.leases.release("production", lease.token, "the test is over", "tests")
 
 
-def planned(estate: SwitchEstate, run: ChangeRun, kind: Kind = Kind.PLANNED) -> SwitchPlan:
+def planned(pair: SwitchEstate, run: ChangeRun, kind: Kind = Kind.PLANNED) -> SwitchPlan:
     start_record(run, kind)
     take_lease(run, kind, "switch", REASON, 120)
     return plan_switch(run, kind)
@@ -78,8 +78,8 @@ def carry_out(run: ChangeRun, plan: SwitchPlan) -> None:
         switching.fail_over(run, plan, "lindiwe")
 
 
-def primary(estate: SwitchEstate) -> str:
-    states = {name: server.state() for name, server in estate.servers.items()}
+def primary(pair: SwitchEstate) -> str:
+    states = {name: server.state() for name, server in pair.servers.items()}
     found = [name for name, state in states.items() if state.is_primary]
     assert len(found) == 1, {name: state.words for name, state in states.items()}
     return found[0]
@@ -89,40 +89,40 @@ def other(name: str) -> str:
     return {"db1": "db2", "db2": "db1"}[name]
 
 
-def restart_endpoint(estate: SwitchEstate) -> None:
+def restart_endpoint(pair: SwitchEstate) -> None:
     """Begin a new process of HAProxy; it has not checked its servers when this returns."""
-    assert estate.haproxy is not None
-    before = estate.endpoint_process()
-    estate.haproxy.send_signal(signal.SIGUSR2)
-    until(lambda: estate.endpoint_process() not in (before, ""), "a new process of HAProxy answers", 15)
+    assert pair.haproxy is not None
+    before = pair.endpoint_process()
+    pair.haproxy.send_signal(signal.SIGUSR2)
+    until(lambda: pair.endpoint_process() not in (before, ""), "a new process of HAProxy answers", 15)
 
 
-def writer(estate: SwitchEstate) -> CommitWriter:
-    return CommitWriter(estate.endpoint, "postgres", "super")
+def writer(pair: SwitchEstate) -> CommitWriter:
+    return CommitWriter(pair.endpoint, "postgres", "super")
 
 
-def missing(estate: SwitchEstate, client: CommitWriter, name: str) -> list[int]:
-    server = estate.servers[name]
+def missing(pair: SwitchEstate, client: CommitWriter, name: str) -> list[int]:
+    server = pair.servers[name]
     return [each.number for each in client.missing((server.address, server.port))]
 
 
-def test_a_planned_switch_loses_nothing_and_holds_clients_shortly(estate: SwitchEstate, ledger: Ledger) -> None:
-    old = primary(estate)
-    run = estate.run(ledger)
+def test_a_planned_switch_loses_nothing_and_holds_clients_shortly(pair: SwitchEstate, ledger: Ledger) -> None:
+    old = primary(pair)
+    run = pair.run(ledger)
     # The endpoint was reloaded a moment ago, and takes both servers for up until its checks have ended.
-    restart_endpoint(estate)
-    settled = pair_module.Pair(estate.environment).settled_endpoint_states()["dbendpoint"]
+    restart_endpoint(pair)
+    settled = pair_module.Pair(pair.environment).settled_endpoint_states()["dbendpoint"]
     assert isinstance(settled, EndpointState), settled
     assert settled.leads_to == (old,)
-    with writer(estate) as client:
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
-        plan = planned(estate, run)
+        plan = planned(pair, run)
         attempt(run, plan)
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
-    assert primary(estate) == other(old)
-    until(lambda: not missing(estate, client, old), "the replica has everything too", 10)
-    assert missing(estate, client, other(old)) == []
+    assert primary(pair) == other(old)
+    until(lambda: not missing(pair, client, old), "the replica has everything too", 10)
+    assert missing(pair, client, other(old)) == []
     pause_ms = progress_of(run)["pause_ms"]
     print(f"\npause {pause_ms} ms, the client's longest gap {client.longest_gap_seconds * 1000:.0f} ms", client.errors)
     assert 0 < pause_ms < 5000
@@ -137,8 +137,9 @@ class KilledError(BaseException):
     """As if the process had been killed: nothing of the procedure catches it."""
 
 
+@pytest.mark.long
 def test_killed_after_every_call_of_the_move_it_converges(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planned switch is killed right after each of its calls in turn, and tried again."""
     calls = deadly = kills = 0
@@ -156,33 +157,33 @@ def test_killed_after_every_call_of_the_move_it_converges(
 
     for name in ("on_server", "on_services", "try_endpoints"):
         monkeypatch.setattr(Pair, name, counted(getattr(Pair, name)))
-    with writer(estate) as client:
+    with writer(pair) as client:
         while True:
-            old, run = primary(estate), estate.run(ledger)
-            plan = planned(estate, run)
+            old, run = primary(pair), pair.run(ledger)
+            plan = planned(pair, run)
             calls, deadly = 0, kills + 1
             try:
                 attempt(run, plan, proven=False)
             except KilledError:
                 kills += 1
                 deadly = 0
-                run = estate.run(ledger, int(run.holder.run_id.partition("__")[2]))
+                run = pair.run(ledger, int(run.holder.run_id.partition("__")[2]))
                 assert plan_switch(run, Kind.PLANNED) == plan
                 attempt(run, plan, proven=False)
-            assert primary(estate) == other(old), f"killed after call {kills}"
+            assert primary(pair) == other(old), f"killed after call {kills}"
             run.release("over")
             if deadly or kills == KILLED_CALLS:
                 break
     print(f"\nkilled {kills} times, {len(client.acknowledged)} commits, {len(client.errors)} errors")
     assert kills == KILLED_CALLS
-    assert missing(estate, client, primary(estate)) == []
+    assert missing(pair, client, primary(pair)) == []
 
 
 def test_a_replica_that_does_not_have_everything_is_not_promoted(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, run = primary(estate), estate.run(ledger)
-    replica = estate.servers[other(old)]
+    old, run = primary(pair), pair.run(ledger)
+    replica = pair.servers[other(old)]
     hold = switching._hold_clients
 
     def hold_and_lag(*arguments: Any) -> None:
@@ -192,63 +193,64 @@ def test_a_replica_that_does_not_have_everything_is_not_promoted(
         until(lambda: replica.query("SELECT pg_get_wal_replay_pause_state()") == "paused", "it is paused")
 
     monkeypatch.setattr(switching, "_hold_clients", hold_and_lag)
-    with writer(estate) as client:
-        plan = planned(estate, run)
+    with writer(pair) as client:
+        plan = planned(pair, run)
         run.begin_attempt("switch", 120)
         with pytest.raises(switching.SwitchFailedError, match=r"has not replayed as much.* is the primary again"):
             switching.switch_over(run, plan)
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
-    assert primary(estate) == old
-    assert missing(estate, client, old) == []
-    assert not estate.servers[old].state().has_signal
+    assert primary(pair) == old
+    assert missing(pair, client, old) == []
+    assert not pair.servers[old].state().has_signal
     run.release("over")
     with pytest.raises(SwitchRefusedError, match="replay is paused"):
-        planned(estate, again := estate.run(ledger))
+        planned(pair, again := pair.run(ledger))
     again.release("over")
     replica.query("SELECT pg_wal_replay_resume()")
     until(lambda: replica.state().is_streaming, "the replica streams again")
 
 
-def test_a_killed_primary_costs_at_most_what_was_shown(estate: SwitchEstate, ledger: Ledger) -> None:
-    old, new = primary(estate), other(primary(estate))
-    run = estate.run(ledger, emergency=True)
-    with writer(estate) as client:
+def test_a_killed_primary_costs_at_most_what_was_shown(pair: SwitchEstate, ledger: Ledger) -> None:
+    old, new = primary(pair), other(primary(pair))
+    run = pair.run(ledger, emergency=True)
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
         # The replica hears nothing any more: what is committed now will be lost.
-        with estate.servers[new].connect() as connection:
+        with pair.servers[new].connect() as connection:
             connection.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
             connection.execute("SELECT pg_reload_conf()")
-        until(lambda: estate.servers[new].state().receiver is None, "the replica is cut off")
+        until(lambda: pair.servers[new].state().receiver is None, "the replica is cut off")
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
-        estate.kill(old)
-        plan = planned(estate, run, Kind.UNPLANNED)
+        pair.kill(old)
+        plan = planned(pair, run, Kind.UNPLANNED)
         assert plan.loss.commits is not None
         attempt(run, plan)
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
-    assert primary(estate) == new
-    lost = missing(estate, client, new)
+    assert primary(pair) == new
+    lost = missing(pair, client, new)
     print(f"\nshown {plan.loss.words}; lost {len(lost)}; rejoined {progress_of(run)['rejoined']}")
     assert 0 < len(lost) <= plan.loss.commits
-    until(lambda: estate.servers[old].state().is_streaming, "the old one follows")
-    assert missing(estate, client, old) == lost
+    until(lambda: pair.servers[old].state().is_streaming, "the old one follows")
+    assert missing(pair, client, old) == lost
     assert "rewound" in progress_of(run)["rejoined"]
     run.release("over")
 
 
+@pytest.mark.long
 def test_an_unreachable_primary_is_left_out_and_gets_no_client_when_it_is_back(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = primary(estate), other(primary(estate))
-    run = estate.run(ledger, emergency=True)
-    whole = estate.environment
+    old, new = primary(pair), other(primary(pair))
+    run = pair.run(ledger, emergency=True)
+    whole = pair.environment
     gone = whole.host(old).model_copy(update={"ssh": whole.host(old).ssh.model_copy(update={"port": 1})})
     hosts = tuple(gone if host.name == old else host for host in whole.hosts)
     run.environment = whole.model_copy(update={"hosts": hosts})
-    estate.kill(old)
-    plan = planned(estate, run, Kind.UNPLANNED)
+    pair.kill(old)
+    plan = planned(pair, run, Kind.UNPLANNED)
     assert not plan.old_reachable
     assert "can't be reached" in plan.text(REASON, "thandi", {})
     attempt(run, plan)
@@ -257,60 +259,60 @@ def test_an_unreachable_primary_is_left_out_and_gets_no_client_when_it_is_back(
     run.release("over")
 
     # It comes back, as the primary it was, and the endpoint is restarted as well.
-    assert "started" in estate.control("start", old)
-    until(lambda: estate.servers[old].state().is_primary, "it is back, a primary")
-    restart_endpoint(estate)
-    until(lambda: estate.passes_check(new), "the new process has checked", 15)
-    with writer(estate) as client:
+    assert "started" in pair.control("start", old)
+    until(lambda: pair.servers[old].state().is_primary, "it is back, a primary")
+    restart_endpoint(pair)
+    until(lambda: pair.passes_check(new), "the new process has checked", 15)
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
-    assert missing(estate, client, new) == []
+    assert missing(pair, client, new) == []
     # Whoever writes begins with a new database: the old primary has none of the same identity.
     identity = f"SELECT string_agg(oid::text, ' ') FROM pg_database WHERE datname = '{DATABASE}'"
-    assert estate.servers[old].query(identity) != estate.servers[new].query(identity), "a client has met the old one"
+    assert pair.servers[old].query(identity) != pair.servers[new].query(identity), "a client has met the old one"
     with pytest.raises(SwitchRefusedError, match="BOTH ARE PRIMARIES"):
-        planned(estate, estate.run(ledger))
+        planned(pair, pair.run(ledger))
 
-    again = estate.run(ledger, emergency=True)
-    plan = planned(estate, again, Kind.REJOIN)
+    again = pair.run(ledger, emergency=True)
+    plan = planned(pair, again, Kind.REJOIN)
     assert (plan.old, plan.new) == (old, new)
     again.begin_attempt("rejoin", 120)
     rejoining.rejoin(again, plan, "lindiwe")
     again.begin_attempt("rejoin", 120)
     rejoining.verify(again, plan)
-    assert primary(estate) == new
+    assert primary(pair) == new
     again.release("over")
 
 
-def test_a_superseded_run_is_refused_by_the_hosts(estate: SwitchEstate, ledger: Ledger) -> None:
-    first, second = estate.run(ledger, emergency=True), estate.run(ledger, emergency=True)
-    old = primary(estate)
-    plan = planned(estate, first, Kind.UNPLANNED)
+def test_a_superseded_run_is_refused_by_the_hosts(pair: SwitchEstate, ledger: Ledger) -> None:
+    first, second = pair.run(ledger, emergency=True), pair.run(ledger, emergency=True)
+    old = primary(pair)
+    plan = planned(pair, first, Kind.UNPLANNED)
     take_lease(second, Kind.UNPLANNED, "switch", REASON, 120)
     with pytest.raises(FencedOffError):
         switching.fail_over(first, plan, "lindiwe")
-    assert primary(estate) == old
-    endpoint = pair_module.Pair(estate.environment).endpoint_states()["dbendpoint"]
+    assert primary(pair) == old
+    endpoint = pair_module.Pair(pair.environment).endpoint_states()["dbendpoint"]
     assert isinstance(endpoint, EndpointState), endpoint
     assert endpoint.leads_to == (old,)
     second.release("over")
 
 
 def test_with_the_ledger_down_only_an_emergency_goes_on_and_keeps_a_journal(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SEBENZA_JOURNAL", str(tmp_path))
-    old, new = primary(estate), other(primary(estate))
-    run = estate.run(ledger, emergency=True)
+    old, new = primary(pair), other(primary(pair))
+    run = pair.run(ledger, emergency=True)
     run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
     assert run.is_journaled
     with pytest.raises(ChangeRefusedError, match="waits for it"):
-        planned(estate, run)
-    run = estate.run(ledger, emergency=True)
+        planned(pair, run)
+    run = pair.run(ledger, emergency=True)
     run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
-    estate.kill(old)
-    plan = planned(estate, run, Kind.UNPLANNED)
+    pair.kill(old)
+    plan = planned(pair, run, Kind.UNPLANNED)
     attempt(run, plan)
-    assert primary(estate) == new
+    assert primary(pair) == new
     assert f"{new} is the primary" in finish_switch(run, [], plan_only=False, may_settle=True)
     # What was taken to be the ledger's was kept in the journal, and comes into the ledger.
     assert ledger.deployments.find(run.holder.dag_id, run.holder.run_id) is None

@@ -168,6 +168,7 @@ def test_a_dead_primary_is_replaced_and_is_no_primary_when_it_is_back(
     assert ended(operator, SWITCH, {"reason": "back to where it was"})[0] == "success"
 
 
+@pytest.mark.long
 def test_a_killed_process_is_measured_and_rewound(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
