@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs tests in three goes: those that need no lab, in SEBENZA_TEST_PROCESSES processes (0: in this one, as some measure
-# time and two cores are few), each file in one of them; then those that share the lab, Airflow and the browser, one after
-# the other; then those with Celery's workers, for which two cores are not enough beside the lab's own Airflow. The long
-# ones only with SEBENZA_TEST_ALL=yes. Arguments are pytest's.
+# Runs tests in three goes: those that need no lab, in SEBENZA_TEST_PROCESSES processes (two, unless it says otherwise; 0:
+# in this one), each file in one of them; then those that share the lab, Airflow and the browser, one after the other; then
+# those with Celery's workers, for which two cores are not enough beside the lab's own Airflow. The long ones only with
+# SEBENZA_TEST_ALL=yes. Arguments are pytest's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 NOTHING_COLLECTED=5
@@ -20,7 +20,7 @@ go() {
   [ "$status" -ne 0 ] || status=$ended
 }
 
-go --numprocesses "${SEBENZA_TEST_PROCESSES:-0}" --dist loadfile -m "not ($SHARED) and not ($LEFT_OUT)" "$@"
+go --numprocesses "${SEBENZA_TEST_PROCESSES:-2}" --dist loadfile -m "not ($SHARED) and not ($LEFT_OUT)" "$@"
 go -m "($SHARED) and not ($LEFT_OUT)" "$@"
 go -m celery "$@"
 [ "$collected" = yes ] || exit "$NOTHING_COLLECTED"
