@@ -16,7 +16,7 @@ def changed_policy(environment: str = "production", policy: str = "blue_green", 
 
     Tasks read the inventory when they start.
     """
-    with changed_policies(environment, blue_green=values):
+    with changed_policies(environment, **{policy: values}):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -27,18 +26,14 @@ if TYPE_CHECKING:
 
 APPROVE, WAIVE = "approve", "waive_gates"
 _TIMEOUT_SECONDS: Final = 30
-# Airflow may fail a task that is answered at the moment it parks, and try it again: people are not that fast.
-_READING_SECONDS: Final = 3.0
 # What it adds to the application's schema is not there yet, unless it was deployed before: then it is taken away.
 _MIGRATING: Final = "v1.4.1"
 _HALF: Final = 99
 
 
 def _asked(drill: Drill, run: Run, task_id: str = APPROVE) -> str:
-    """Wait until the run asks, and as long as people need to read; what it shows."""
-    for _ in range(2):
-        run.until_done(task_id, "awaiting_input")
-        time.sleep(_READING_SECONDS)
+    """Wait until the run asks; what it shows."""
+    run.until_done(task_id, "awaiting_input")
     return str(drill.stage.client.hitl_details(DEPLOY, run.run_id, task_id)["body"])
 
 
