@@ -123,7 +123,8 @@ class Stage:
                     continue
                 self.say(f"ending {dag_id} {row['dag_run_id']}, which is {row['state']}")
                 run = Run(self.client, self.airflow.supervision, self.records, dag_id, row["dag_run_id"])
-                if dag_id != STOP:
+                # A stop that is under way is soon over; one that waits for the lease comes back after minutes.
+                if dag_id != STOP or run.tasks()["acquire_lease"].state == "up_for_retry":
                     run.mark_failed()
                 try:
                     run.until_ended(120)

@@ -20,9 +20,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def own_airflow() -> Iterator[tuple[LocalAirflow, Report]]:
-    """An Airflow only for these tests, which kill its parts; with the project's DAGs and the samples."""
+    """An Airflow only for these tests, which kill its parts; with the project's DAGs and the samples.
+
+    It ends with them: two cores are not enough for two.
+    """
     with tempfile.TemporaryDirectory(prefix="sebenza-airflow-") as directory:
         settings = AirflowSettings(
             home=Path(directory) / "airflow",
