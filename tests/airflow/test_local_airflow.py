@@ -185,11 +185,11 @@ def test_only_an_approver_may_answer(local: LocalAirflow, operator: AirflowClien
             client.answer("ask_sample.test", run_id, "ask", ["Approve"])
         assert refused.value.status == 403
     with local.client("approver") as approver:
-        approver.answer("ask_sample.test", run_id, "ask", ["Approve"])
+        answer = approver.answer("ask_sample.test", run_id, "ask", ["Approve"])
 
-    assert operator.await_state("ask_sample.test", run_id, timeout_seconds=60) == "success"
-    answer = operator.hitl_details("ask_sample.test", run_id, "ask")
-    assert answer["responded_by_user"]["name"] == "approver"
+    # How the run goes on is tests/test_decisions.py's: Airflow may fail the task that was answered, and ask anew.
+    assert answer["responded_by"]["name"] == "approver"
+    assert answer["chosen_options"] == ["Approve"]
 
 
 # --- processes that die
