@@ -92,7 +92,7 @@ def run_demo(client: AirflowClient) -> tuple[DemoResult, LoadReport, Deployment]
         while load.progress()["requests"] < MINIMUM_REQUESTS:
             time.sleep(0.2)
         report = load.stop()
-    record = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db").deployments.get(DAG_ID, run_id)
+    record = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}").deployments.get(DAG_ID, run_id)
     switched_at = float(record.progress.get("switched_at") or 0)
     old = str(record.from_color)
     result = DemoResult(

@@ -86,6 +86,7 @@ def up(report: Report) -> None:
     configuration.write_all()
     inventory.write_all()
     monitoring.render(paths.LAB_DIR)
+    _migrate_ledger()
     report("starting hosts: " + ", ".join(HOST_NAMES))
     _in_parallel(_power_on, HOST_NAMES)
     with ThreadPoolExecutor(max_workers=1) as background:
@@ -103,6 +104,14 @@ def up(report: Report) -> None:
         _in_parallel(lambda environment: install(environment, built), missing)
     report("health of every part")
     check_health()
+
+
+def _migrate_ledger() -> None:
+    """Bring a ledger that an older version has left to this one's tables, as an upgrade of an installation does."""
+    from sebenza_ops.ledger import Ledger
+
+    if paths.LEDGER_FILE.exists():
+        Ledger.open(f"sqlite:///{paths.LEDGER_FILE}").migrate()
 
 
 def _clear_faults() -> None:

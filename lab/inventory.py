@@ -53,7 +53,7 @@ def write_all() -> None:
     for environment in ENVIRONMENTS.values():
         _write_yaml(f"{environment.name}.yaml", environment_document(environment))
     _write_yaml("build.yaml", build_document())
-    (paths.LAB_DIR / "ledger").mkdir(exist_ok=True)
+    paths.LEDGER_FILE.parent.mkdir(exist_ok=True)
     write_as(paths.CONNECTIONS_FILE, yaml.safe_dump(connections(), sort_keys=False), mode=0o600)
     write_as(paths.LAB_FILE, json.dumps(summary(), indent=1) + "\n")
 
@@ -196,7 +196,7 @@ def connections() -> dict[str, Any]:
         # The sample application takes any token for one of its users.
         "sebenza_staging_smoke": {"conn_type": "generic", "password": "smoke-tests"},
         "sebenza_attestation": {"conn_type": "generic", "password": secrets.attestation_key},
-        "ops_ledger": {"conn_type": "sqlite", "host": str(paths.LAB_DIR / "ledger" / "ledger.db")},
+        "ops_ledger": {"conn_type": "sqlite", "host": str(paths.LEDGER_FILE)},
     }
     for environment in ENVIRONMENTS.values():
         found |= _environment_connections(environment, mailbox)

@@ -30,6 +30,7 @@ KNOWN_HOSTS: Final = KEYS_DIR / "known_hosts"
 ENVIRONMENTS_DIR: Final = LAB_DIR / "environments"
 # While it exists, the environments have their gates and approvals (`python -m lab gates on`).
 GATES_FILE: Final = LAB_DIR / "gates-on"
+LEDGER_FILE: Final = LAB_DIR / "ledger" / "ledger.db"
 # What emergencies keep while the ledger is down, those of the lab's Airflow and those without Airflow alike.
 JOURNAL_DIR: Final = LAB_DIR / "journal"
 CONNECTIONS_FILE: Final = LAB_DIR / "connections.yaml"

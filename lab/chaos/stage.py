@@ -53,7 +53,7 @@ class Stage:
         self.client = airflow.client("operator")
         self.admin = airflow.client("admin")
         self.approver = airflow.client("approver")
-        self.records = Records(paths.LAB_DIR / "ledger/ledger.db")
+        self.records = Records(paths.LEDGER_FILE)
         self.mailbox = Mailbox(f"http://{addresses.endpoint('mailbox', MAILBOX_HTTP_PORT)}")
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class Stage:
         """A rollback of the scenario before has marked what it left bad; it was good all the same."""
         from sebenza_ops.ledger import Holder, Ledger
 
-        releases = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db").releases
+        releases = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}").releases
         for version in GOOD_VERSIONS:
             release = releases.by_version(version)
             if release is not None:
@@ -158,7 +158,7 @@ class Stage:
                 # As an admin would hand it back: by the ledger alone, without the procedures.
                 from sebenza_ops.ledger import Ledger
 
-                ledger = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+                ledger = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
                 ledger.leases.release(ENVIRONMENT, lease.token, "left by a fault test", "chaos")
             time.sleep(0.2)
 

@@ -119,7 +119,7 @@ def recorder(estate: Any) -> Iterator[Recorder]:
 
 @pytest.fixture
 def ledger(operator: AirflowClient) -> Ledger:
-    return Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    return Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
 
 
 def post(client: AirflowClient, procedure: str, conf: Any, number: int) -> Answer:

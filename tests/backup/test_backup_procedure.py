@@ -61,7 +61,7 @@ def began(estate: Any, airflow: LocalAirflow) -> Iterator[Began]:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    return Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
 
 
 def ended(client: AirflowClient, dag_id: str, run_id: str) -> tuple[str, dict[str, str | None]]:

@@ -59,7 +59,7 @@ def forget(ledger: Ledger) -> None:
 
 @pytest.fixture(scope="module")
 def ledger(estate: Any) -> Ledger:
-    return Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    return Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
 
 @pytest.fixture
 def ledger(operator: AirflowClient) -> Iterator[Ledger]:
-    found = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    found = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
     yield found
     found.leases.lift_freeze("staging", "the test is over", "tests")
     lease = found.leases.current("staging")

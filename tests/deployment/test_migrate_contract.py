@@ -35,7 +35,7 @@ OLD, CONTRACTING, NEXT = "v1.2.0", "v1.4.0-contract", "v1.4.1"
 
 @pytest.fixture(scope="module")
 def ledger() -> Ledger:
-    return Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    return Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
 
 
 @pytest.fixture(scope="module")

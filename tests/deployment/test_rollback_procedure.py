@@ -31,7 +31,7 @@ def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
 def ledger(operator: AirflowClient, estate: Any) -> Iterator[Ledger]:
     """The lab's ledger, with v1.0.0 in blue, v1.1.0 not bad, and nobody's lease."""
     estate.reset("staging")
-    found = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    found = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
     forgive(found)
     yield found
     forgive(found)

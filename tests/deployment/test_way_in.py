@@ -56,7 +56,7 @@ def ledger(admin: AirflowClient, estate: Any) -> Iterator[Ledger]:
     """The lab's ledger, with v1.0.0 live in production and staging, and v1.1.0 attested."""
     estate.reset("production", "staging")
     attest.attest("v1.1.0")
-    found = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    found = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
     yield found
     for run in admin.dag_runs(DEPLOY):
         if run["state"] not in ("success", "failed"):

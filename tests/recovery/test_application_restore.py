@@ -33,7 +33,7 @@ HOSTS = {"lb1", "lb2", "app1", "app2", "app3", "db1", "db2", "cache", "dbendpoin
 
 @pytest.fixture(scope="module")
 def ledger(estate: Any) -> Ledger:
-    return Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    return Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
 
 
 @pytest.fixture(scope="module")

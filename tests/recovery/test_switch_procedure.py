@@ -36,7 +36,7 @@ def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
 @pytest.fixture
 def ledger(operator: AirflowClient) -> Iterator[Ledger]:
     """The lab's ledger; afterwards nobody holds production, and its pair is a pair."""
-    found = Ledger.open(f"sqlite:///{paths.LAB_DIR}/ledger/ledger.db")
+    found = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
     yield found
     lease = found.leases.current("production")
     if lease is not None:
