@@ -27,7 +27,6 @@ def write(host: str, root: Path) -> None:
     """Write what copies, its key, and its places."""
     for directory in ("var/lib/object-copy", "var/lib/object-copy/lists", "var/lib/object-copy/partial"):
         make_directory(root / directory, LOGIN_USER, 0o700)
-    make_directory(root / "run/object-copy", LOGIN_USER, 0o700)
     _key()
     own(root / "etc/object-copy/id_ed25519", LOGIN_USER, 0o600)
     source_key = tls.ensure_ssh_key(paths.host_files(SOURCE) / "etc/ssh/ssh_host_ed25519_key", SOURCE)
