@@ -168,6 +168,11 @@ class Environment(Model):
         return tuple(host for host in self.hosts if host.site == self.active_site)
 
     @property
+    def serves(self) -> bool:
+        """Whether the active site is the one that the file names; not so for a site that was taken with `at_site`."""
+        return self._declared is None or self._declared.active_site == self.active_site
+
+    @property
     def primary_site(self) -> Site:
         """The site that serves in ordinary times."""
         return next((site for site in self.sites if site.kind == "primary"), self.sites[0])
@@ -292,7 +297,12 @@ class Environment(Model):
 
     def _of_primary_site(self, role: Role, include_spare: bool = False) -> tuple[Host, ...]:
         """Policies are written for the primary site; while another one serves, procedures check what it allows."""
-        return self.hosts_with_role(role, include_spare, self.primary_site.name)
+        known = {site.name for site in self.sites if site.kind != "primary"}
+        return tuple(
+            host
+            for host in self.hosts
+            if role in host.roles and host.site not in known and (include_spare or not host.spare)
+        )
 
     def _check_roles(self) -> Iterator[Finding]:
         if self.policies.blue_green is not None:
