@@ -58,7 +58,7 @@ def _await_copy(environment: Environment, place: Environment) -> tuple[float | N
     """After how long an object that is stored now is in the site's copy; None, and why, when it is not seen there."""
     from sebenza_ops.systems.object_store import ObjectStorage
 
-    key, content = f"checks/{environment.name}/copy-{uuid4()}", b"written by check_environment, copied to the site\n"
+    key, content = f"copies/{environment.name}/{uuid4()}", b"written by check_environment, copied to the site\n"
     limit = min(float(place.site(place.active_site).copy_seconds), COPY_WAIT_SECONDS)
     try:
         source, copy = ObjectStorage(environment.object_store), ObjectStorage(place.object_store)
