@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lab import paths
-from lab.accounts import LOGIN_USER
+from lab.accounts import DNS_USER, LOGIN_USER, RESOLVER_USER
 from lab.addresses import (
     ALERTMANAGER_PORT,
     MAILBOX_HTTP_PORT,
@@ -166,6 +166,31 @@ def _mailbox(host: str) -> Program:
     )
 
 
+def _object_copy(host: str) -> Program:
+    return Program(
+        "object-copy", f"/bin/sh {paths.host_root(host)}/etc/object-copy/copy.sh", user=LOGIN_USER, stop_wait_seconds=3
+    )
+
+
+def _knot(host: str) -> Program:
+    # Without -d it stays in the foreground.
+    return Program(
+        "knot",
+        f"{paths.program('knotd')} -c {paths.host_root(host)}/etc/knot/knot.conf",
+        user=DNS_USER,
+        stop_wait_seconds=5,
+    )
+
+
+def _unbound(host: str) -> Program:
+    return Program(
+        "unbound",
+        f"{paths.program('unbound')} -d -c {paths.host_root(host)}/etc/unbound/unbound.conf",
+        user=RESOLVER_USER,
+        stop_wait_seconds=5,
+    )
+
+
 _PROGRAMS: Final = {
     "sshd": _sshd,
     "haproxy": _haproxy,
@@ -179,6 +204,9 @@ _PROGRAMS: Final = {
     "alertmanager": _alertmanager,
     "node-exporter": _node_exporter,
     "mailbox": _mailbox,
+    "object-copy": _object_copy,
+    "knot": _knot,
+    "unbound": _unbound,
 }
 
 

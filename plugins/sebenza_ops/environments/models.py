@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from sebenza_ops.environments.application_settings import (
     ApplicationSettings,
@@ -22,6 +22,7 @@ from sebenza_ops.environments.application_settings import (
 )
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy, ArchivedPath
 from sebenza_ops.environments.backup_policy import BackupPolicy, LogicalDumpPolicy
+from sebenza_ops.environments.build import Build
 from sebenza_ops.environments.components import (
     Application,
     Cache,
@@ -35,9 +36,10 @@ from sebenza_ops.environments.components import (
     ServiceManager,
 )
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
+from sebenza_ops.environments.dns_records import Dns
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
-from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
-from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
+from sebenza_ops.environments.fields import ConnectionId, HttpsUrl, Model, Name
+from sebenza_ops.environments.hosts import Color, Host, Role, SshAccess
 from sebenza_ops.environments.policies import (
     ApprovalPolicy,
     BackupBeforeChangePolicy,
@@ -61,6 +63,8 @@ from sebenza_ops.environments.policies import (
     Thresholds,
     WebhookChannel,
 )
+from sebenza_ops.environments.site_checks import check_sites
+from sebenza_ops.environments.sites import Site, SiteDatabase, changes_at
 
 __all__ = [
     "AppSettings",
@@ -85,6 +89,7 @@ __all__ = [
     "DatabaseSettings",
     "DatabaseSwitchPolicy",
     "DeploymentPolicy",
+    "Dns",
     "EmailChannel",
     "Environment",
     "Host",
@@ -106,6 +111,7 @@ __all__ = [
     "Service",
     "ServiceManager",
     "Site",
+    "SiteDatabase",
     "SlackChannel",
     "SmokeTest",
     "SshAccess",
@@ -122,6 +128,10 @@ class Environment(Model):
     url: Annotated[HttpsUrl, Field(description="Where users reach it. Manual, Environment Overview.")]
     description: Annotated[str, Field(description="One sentence for people.")] = ""
     sites: Annotated[tuple[Site, ...], Field(min_length=1, description="Where its hosts stand.")]
+    active_site: Annotated[
+        Name,
+        Field(description="The site that serves: procedures change its hosts only. A disaster recovery says when."),
+    ] = "primary"
     hosts: Annotated[tuple[Host, ...], Field(min_length=1, description="Its machines.")]
     ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key for all hosts.")]
     application: Annotated[Application, Field(description="The application.")]
@@ -135,7 +145,10 @@ class Environment(Model):
         Field(description="Airflow connection with the URL for ALERTS_WEBHOOK. Manual, Environment Variables."),
     ] = None
     service_manager: Annotated[ServiceManager, Field(description="How services are moved.")] = ServiceManager()
+    dns: Annotated[Dns | None, Field(description="The records that lead users to the active site.")] = None
     policies: Annotated[Policies, Field(description="Policies.")]
+
+    _declared: Environment | None = PrivateAttr(default=None)
 
     @property
     def public_hostname(self) -> str:
@@ -150,10 +163,63 @@ class Environment(Model):
             return stated
         return next(known for known in get_args(NodeEnvironment) if known == self.name)
 
-    def hosts_with_role(self, role: Role | str, include_spare: bool = False) -> tuple[Host, ...]:
-        """Return the hosts with `role` in the file's order; spare hosts only when asked for."""
-        wanted = Role(role)
-        return tuple(host for host in self.hosts if wanted in host.roles and (include_spare or not host.spare))
+    @property
+    def active_hosts(self) -> tuple[Host, ...]:
+        """The hosts of the active site: what procedures may change."""
+        return tuple(host for host in self.hosts if host.site == self.active_site)
+
+    @property
+    def serves(self) -> bool:
+        """Whether the active site is the one that the file names; not so for a site that was taken with `at_site`."""
+        return self._declared is None or self._declared.active_site == self.active_site
+
+    @property
+    def primary_site(self) -> Site:
+        """The site that serves in ordinary times."""
+        return next((site for site in self.sites if site.kind == "primary"), self.sites[0])
+
+    @property
+    def secondary_site(self) -> Site | None:
+        """The disaster recovery site; None when there is none."""
+        return next((site for site in self.sites if site.kind == "secondary"), None)
+
+    def site(self, name: str) -> Site:
+        """Return the site called `name`; `KeyError` with the known names when there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        known = ", ".join(site.name for site in self.sites)
+        raise KeyError(f"environment {self.name} has no site {name!r}; it has {known}")
+
+    def at_site(self, name: str) -> Environment:
+        """Return the environment as it is while the site `name` serves: its hosts, database, cache and storage.
+
+        Procedures that are given it change that site and no other. `KeyError` when there is no such site.
+        """
+        declared = self._declared or self
+        placed = declared.model_copy(update=changes_at(declared, self.site(name)))
+        placed._declared = declared
+        return placed
+
+    def public_addresses(self, site: str) -> tuple[str, ...]:
+        """Return what DNS answers while `site` serves; nothing when its load balancers have names only."""
+        stated = self.site(site).public_addresses
+        balancers = self.hosts_with_role(Role.LOAD_BALANCER, site=site)
+        return stated or tuple(host.address for host in balancers if host.address.replace(".", "").isdigit())
+
+    def hosts_with_role(
+        self, role: Role | str, include_spare: bool = False, site: str | None = None
+    ) -> tuple[Host, ...]:
+        """Return the hosts with `role` in the file's order, of the active site unless another one is named.
+
+        Spare hosts only when asked for.
+        """
+        wanted, place = Role(role), site if site is not None else self.active_site
+        return tuple(
+            host
+            for host in self.hosts
+            if wanted in host.roles and host.site == place and (include_spare or not host.spare)
+        )
 
     def host(self, name: str) -> Host:
         """Return the host called `name`; `KeyError` with the known names when there is none."""
@@ -173,6 +239,7 @@ class Environment(Model):
     def _check_consistency(self) -> Self:
         findings = [
             *self._check_hosts(),
+            *check_sites(self),
             *self._check_colors(),
             *self._check_roles(),
             *self._check_archives(),
@@ -218,10 +285,19 @@ class Environment(Model):
             if backends[entry.backend] > 1:
                 yield Finding((*place, "backend"), entry.backend, "expected a backend of its own for each color")
 
+    def _of_primary_site(self, role: Role, include_spare: bool = False) -> tuple[Host, ...]:
+        """Policies are written for the primary site; while another one serves, procedures check what it allows."""
+        known = {site.name for site in self.sites if site.kind != "primary"}
+        return tuple(
+            host
+            for host in self.hosts
+            if role in host.roles and host.site not in known and (include_spare or not host.spare)
+        )
+
     def _check_roles(self) -> Iterator[Finding]:
         if self.policies.blue_green is not None:
             for role in (Role.LOAD_BALANCER, Role.APPLICATION):
-                if not self.hosts_with_role(role):
+                if not self._of_primary_site(role):
                     yield Finding(
                         ("hosts",),
                         NOTHING,
@@ -229,7 +305,7 @@ class Environment(Model):
                     )
         yield from self._check_rolling()
         replicas = self.database.replicas
-        found = len(self.hosts_with_role(Role.DATABASE, include_spare=True))
+        found = len(self._of_primary_site(Role.DATABASE, include_spare=True))
         if replicas and found < replicas + 1:
             yield Finding(
                 ("database", "replicas"), replicas, f"expected {replicas + 1} hosts with role database, found {found}"
@@ -255,7 +331,7 @@ class Environment(Model):
         if self.database.ssh_conn_id is None:
             expected = "expected a connection id, because policies.backup works as the owner of the cluster"
             yield Finding(("database", "ssh_conn_id"), NOTHING, expected)
-        if not self.hosts_with_role(Role.DATABASE):
+        if not self._of_primary_site(Role.DATABASE):
             yield Finding(("hosts",), NOTHING, "expected a host with role database (policies.backup needs it)")
         if policy.run_on == "replica" and not self.database.replicas:
             expected = "expected primary, because database.replicas is 0"
@@ -271,7 +347,7 @@ class Environment(Model):
                 yield Finding(
                     ("database", field), NOTHING, "expected a connection id, because of policies.database_switch"
                 )
-        if not self.hosts_with_role(Role.DATABASE_ENDPOINT):
+        if not self._of_primary_site(Role.DATABASE_ENDPOINT):
             yield Finding(
                 ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
             )
@@ -284,7 +360,7 @@ class Environment(Model):
             yield Finding(
                 ("policies", "blue_green"), NOTHING, "expected, because policies.rolling judges by its numbers"
             )
-        hosts = len(self.hosts_with_role(Role.APPLICATION))
+        hosts = len(self._of_primary_site(Role.APPLICATION))
         # Without any host, what blue-green needs is said already.
         if hosts and hosts - rolling.batch_size < rolling.minimum_in_rotation:
             yield Finding(
@@ -327,21 +403,3 @@ class Environment(Model):
                 NOTHING,
                 f"expected one of {', '.join(known)}, because the environment's name is none of them",
             )
-
-
-class Build(Model):
-    """The host that turns a git ref into a release (kind: build)."""
-
-    kind: Annotated[Literal["build"], Field(description="build")]
-    name: Annotated[Name, Field(description="Name; the file is called <name>.yaml.")] = "build"
-    host: Annotated[Host, Field(description="The build host.")]
-    ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key.")] = (
-        "sebenza_build_ssh"
-    )
-    repository_path: Annotated[AbsolutePath, Field(description="Bare git repository, below the host's root_dir.")]
-    work_dir: Annotated[AbsolutePath, Field(description="Where builds happen, below the host's root_dir.")]
-    node_bin_dir: Annotated[AbsolutePath, Field(description="Directory of node and npm, absolute on the machine.")] = (
-        "/usr/bin"
-    )
-    object_store: Annotated[ObjectStore, Field(description="Where artifacts go.")]
-    application: Annotated[Name, Field(description="Name of the application that is built.")] = "sebenza"
