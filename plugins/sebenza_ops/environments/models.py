@@ -35,6 +35,7 @@ from sebenza_ops.environments.components import (
     ServiceManager,
 )
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
+from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy, EscrowPolicy
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
 from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
@@ -85,8 +86,10 @@ __all__ = [
     "DatabaseSettings",
     "DatabaseSwitchPolicy",
     "DeploymentPolicy",
+    "DisasterRecoveryPolicy",
     "EmailChannel",
     "Environment",
+    "EscrowPolicy",
     "Host",
     "LoadBalancing",
     "LogicalDumpPolicy",
@@ -177,6 +180,7 @@ class Environment(Model):
             *self._check_roles(),
             *self._check_archives(),
             *self._check_backup(),
+            *self._check_disaster_recovery(),
             *self._check_monitoring(),
             *self._check_windows(),
             *self._check_names(),
@@ -275,6 +279,18 @@ class Environment(Model):
             yield Finding(
                 ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
             )
+
+    def _check_disaster_recovery(self) -> Iterator[Finding]:
+        if self.policies.disaster_recovery is None:
+            return
+        if self.policies.database_switch is None:
+            expected = "expected, because policies.disaster_recovery promotes and follows as a switch does"
+            yield Finding(("policies", "database_switch"), NOTHING, expected)
+        secondary = {site.name for site in self.sites if site.kind == "secondary"}
+        for role in (Role.LOAD_BALANCER, Role.APPLICATION, Role.DATABASE):
+            if not any(host.site in secondary and role in host.roles for host in self.hosts):
+                expected = f"expected a host with role {role} at a secondary site, because of policies.disaster_recovery"
+                yield Finding(("hosts",), NOTHING, expected)
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling
