@@ -32,9 +32,9 @@ class EscrowPolicy(Model):
 class DisasterRecoveryPolicy(Model):
     """How the environment is recovered at its secondary site. Needs one, with a standby, an application and an entry."""
 
-    owner: Annotated[str, Field(min_length=1, description="Who owns what a drill or a recovery finds. Ours: devops.")] = (
-        "devops"
-    )
+    owner: Annotated[
+        str, Field(min_length=1, description="Who owns what a drill or a recovery finds. Ours: devops.")
+    ] = "devops"
     critical_tables: Annotated[
         tuple[Annotated[str, Field(pattern=_TABLE)], ...],
         Field(description="schema.table: restored first by a partial recovery, which is refused without any."),
@@ -55,6 +55,4 @@ class DisasterRecoveryPolicy(Model):
     lease_ttl_seconds: Annotated[
         Seconds, Field(description="A lease that is not renewed for so long expires. Ours: 2 minutes.")
     ] = 120
-    escrow: Annotated[
-        EscrowPolicy | None, Field(description="Credentials that are kept at the secondary site.")
-    ] = None
+    escrow: Annotated[EscrowPolicy | None, Field(description="Credentials that are kept at the secondary site.")] = None

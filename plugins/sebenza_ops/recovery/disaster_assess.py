@@ -10,7 +10,7 @@ from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.recovery.disaster_plan import DatabaseTarget, DisasterRefusedError
 from sebenza_ops.recovery.disaster_rules import Component, ComponentVerdict, Sighting, judge_components
 from sebenza_ops.recovery.pair import Pair, endpoints_that_answer
-from sebenza_ops.recovery.sites import hosts_of, with_hosts
+from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.recovery.switch_plan import (
     EndpointStates,
     Loss,
@@ -23,7 +23,7 @@ from sebenza_ops.recovery.switch_plan import (
 )
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import OutsideSystemError
-from sebenza_ops.systems.reachability import https_target, look_around, tcp_target
+from sebenza_ops.systems.reachability import THIS_WORKER, https_target, look_from, look_from_here, tcp_target
 
 
 def components_of(environment: Environment) -> dict[str, Component]:
@@ -55,7 +55,9 @@ def look(environment: Environment) -> list[ComponentVerdict]:
     """What every component of both sites is, seen from this worker and from every host that answers."""
     components = components_of(environment)
     places = [host for host in environment.hosts if not host.spare]
-    seen = look_around(environment, places, list(components))
+    targets, hostname = list(components), environment.public_hostname
+    seen: dict[str, Mapping[str, bool] | OutsideSystemError] = {THIS_WORKER: look_from_here(hostname, targets)}
+    seen |= on_sites(environment, places, lambda _, session: look_from(session, hostname, targets))
     sightings = []
     for place, answer in seen.items():
         for target, component in components.items():
@@ -79,19 +81,17 @@ class Databases:
     @property
     def old_hosts(self) -> tuple[str, ...]:
         """The servers of the lost site."""
-        return tuple(host.name for host in hosts_of(self.pair.environment, self.from_site, Role.DATABASE))
+        return tuple(host.name for host in self.pair.hosts if host.site == self.from_site)
 
     @property
     def new_hosts(self) -> tuple[str, ...]:
         """The servers of the site that takes over."""
-        return tuple(host.name for host in hosts_of(self.pair.environment, self.to_site, Role.DATABASE))
+        return tuple(host.name for host in self.pair.hosts if host.site == self.to_site)
 
 
 def databases(environment: Environment, from_site: str, to_site: str) -> Databases:
     """Ask every database server and every endpoint of both sites."""
-    wanted = {Role.DATABASE, Role.DATABASE_ENDPOINT}
-    hosts = [host for host in environment.hosts if not host.spare and wanted & set(host.roles)]
-    pair = Pair(with_hosts(environment, hosts))
+    pair = Pair(environment, (from_site, to_site))
     return Databases(pair, from_site, to_site, pair.states(), pair.endpoint_states())
 
 

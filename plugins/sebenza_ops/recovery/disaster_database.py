@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.environments.models import Role
+from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.recovery.disaster_assess import Databases, databases, estimate_loss
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import save_progress
 from sebenza_ops.recovery.pair import POLL_SECONDS
-from sebenza_ops.recovery.sites import hosts_of
+from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import OutsideSystemError
-from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
+from sebenza_ops.systems.ssh import HostSession, kept_sessions, raise_first_error
 
 REPLAY_TIMEOUT_SECONDS = 60.0
 FOLLOW_TIMEOUT_SECONDS = 20.0
@@ -35,7 +35,7 @@ def promote_standby(run: ChangeRun, plan: DisasterPlan) -> str:
     target, found = plan.database, databases(run.environment, plan.from_site, plan.to_site)
     if not is_promoted(found, plan):
         state = _replayed(found, plan)
-        _measure(run, found, plan)
+        _measure(run, plan)
         policy = found.pair.policy
         promoted = found.pair.on_server(
             target.new,
@@ -88,7 +88,7 @@ def _replayed(found: Databases, plan: DisasterPlan) -> ServerState:
         time.sleep(POLL_SECONDS)
 
 
-def _measure(run: ChangeRun, found: Databases, plan: DisasterPlan) -> None:
+def _measure(run: ChangeRun, plan: DisasterPlan) -> None:
     """What is lost indeed, now that the old primary takes no writes as far as it can be reached."""
     again = databases(run.environment, plan.from_site, plan.to_site)
     loss = estimate_loss(again, plan.database)
@@ -100,26 +100,22 @@ def _measure(run: ChangeRun, found: Databases, plan: DisasterPlan) -> None:
 def _lead_endpoints(run: ChangeRun, plan: DisasterPlan) -> None:
     """Let the other site's endpoints lead to the new primary, and to nobody of the lost site."""
     environment, fence, target = run.environment, run.fence, plan.database
-    hosts = hosts_of(environment, plan.to_site, Role.DATABASE_ENDPOINT)
+    hosts = environment.hosts_with_role(Role.DATABASE_ENDPOINT, site=plan.to_site)
 
-    def lead(session: HostSession) -> None:
-        endpoint = DatabaseEndpoint(environment, session)
+    def lead(placed: Environment, session: HostSession) -> None:
+        endpoint = DatabaseEndpoint(placed, session)
         known = endpoint.state().servers
         for name in target.old_hosts:
             if name in known:
                 endpoint.take_away(fence, name)
         endpoint.give_back(fence, target.new, is_primary=True)
 
-    raise_first_error(on_hosts(hosts, environment.ssh_conn_id, lead))
+    raise_first_error(dict(on_sites(environment, hosts, lead)))
     give_up_at = time.monotonic() + FOLLOW_TIMEOUT_SECONDS
     while True:
-        states = on_hosts(
-            hosts, environment.ssh_conn_id, lambda session: DatabaseEndpoint(environment, session).state()
-        )
-        raise_first_error(states)
-        leads = {
-            name: state.leads_to for name, state in states.items() if not isinstance(state, OutsideSystemError)
-        }
+        states = on_sites(environment, hosts, lambda placed, session: DatabaseEndpoint(placed, session).state())
+        raise_first_error(dict(states))
+        leads = {name: state.leads_to for name, state in states.items() if not isinstance(state, OutsideSystemError)}
         if all(to == (target.new,) for to in leads.values()):
             break
         if time.monotonic() > give_up_at:

@@ -9,17 +9,17 @@ every start: that is what holds when nothing of the site could be reached.
 from __future__ import annotations
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.environments.models import Role
+from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.recovery.disaster_assess import Databases, databases, look
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_rules import ComponentVerdict, Verdict
 from sebenza_ops.recovery.disaster_record import save_progress
-from sebenza_ops.recovery.sites import hosts_of
+from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.recovery.switch_over import UNFENCED_ACTION
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError
-from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts
+from sebenza_ops.systems.ssh import HostSession, kept_sessions
 
 POSTGRESQL = "PostgreSQL"
 
@@ -71,16 +71,14 @@ def _take_away(run: ChangeRun, plan: DisasterPlan) -> tuple[list[str], list[str]
     """Returns the endpoints of the lost site that keep clients away now, and why others could not be told."""
     environment, fence = run.environment, run.fence
 
-    def take(session: HostSession) -> None:
-        endpoint = DatabaseEndpoint(environment, session)
+    def take(placed: Environment, session: HostSession) -> None:
+        endpoint = DatabaseEndpoint(placed, session)
         known = endpoint.state().servers
         for name in plan.database.old_hosts:
             if name in known:
                 endpoint.take_away(fence, name)
 
-    answers = on_hosts(
-        hosts_of(environment, plan.from_site, Role.DATABASE_ENDPOINT), environment.ssh_conn_id, take
-    )
+    answers = on_sites(environment, environment.hosts_with_role(Role.DATABASE_ENDPOINT, site=plan.from_site), take)
     _raise_fenced(answers)
     untold = [str(answer) for answer in answers.values() if isinstance(answer, OutsideSystemError)]
     return [name for name, answer in answers.items() if answer is None], untold
@@ -112,7 +110,7 @@ def _words(stopped: list[str], unreachable: dict[str, str], away: list[str], unt
         parts.append(f"{', '.join(stopped)} stopped and kept from starting")
     if unreachable:
         parts.append(
-            f"{', '.join(unreachable)} NOT STOPPED, out of reach: the guard there makes a replica of each when it starts"
+            f"{', '.join(unreachable)} NOT STOPPED, out of reach: the guard there makes it a replica when it starts"
         )
     if away:
         parts.append(f"no client gets there through {', '.join(away)}, over restarts too")

@@ -136,7 +136,9 @@ def conclusion(plan: DisasterPlan, *, served: bool, failed: str, measured: str) 
     if served and not failed:
         return f"{name} is served from {site} ({plan.kind}); lost: {plan.loss.words}. {measured}"
     if served:
-        return f"{name} is served from {site}, but {failed} failed: its log says why, and clearing it goes on. {measured}"
+        return (
+            f"{name} is served from {site}, but {failed} failed: its log says why, and clearing it goes on. {measured}"
+        )
     if failed:
         return f"{name} is NOT recovered: {failed} failed. Its log says what state things are in; clearing it goes on"
     return f"{name}: planned only, nothing was changed; lost would be: {plan.loss.words}"

@@ -86,6 +86,4 @@ def audit_once(run: ChangeRun, action: str, subject: str, detail: Mapping[str, A
     entries = run.ledger.audit.entries(environment=run.environment.name, action=action)
     if any(entry.detail.get("run") == str(run.holder) for entry in entries):
         return
-    run.ledger.audit.append(
-        action, run.holder.actor, run.environment.name, subject, {"run": str(run.holder), **detail}
-    )
+    run.ledger.audit.append(action, run.holder.actor, run.environment.name, subject, {"run": str(run.holder), **detail})

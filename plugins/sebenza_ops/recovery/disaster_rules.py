@@ -106,9 +106,7 @@ def judge_components(sightings: Sequence[Sighting]) -> list[ComponentVerdict]:
         verdict = Verdict.UNKNOWN
         if counted:
             verdict = Verdict.LOST if not reached else Verdict.CUT_OFF if missed else Verdict.UP
-        judged.append(
-            ComponentVerdict(component=component, verdict=verdict, reached_by=reached, missed_by=missed)
-        )
+        judged.append(ComponentVerdict(component=component, verdict=verdict, reached_by=reached, missed_by=missed))
     return judged
 
 

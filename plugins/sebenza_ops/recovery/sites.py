@@ -1,31 +1,45 @@
-"""The two sites of an environment: the one that serves by design, and the one that takes over."""
+"""Work on hosts of several sites at once: each with the login and the parts of its own site."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from sebenza_ops.environments.models import Environment, Host, Role
+from sebenza_ops.environments.models import Environment, Host
+from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.ssh import HostSession, on_hosts
 
-PRIMARY, SECONDARY = "primary", "secondary"
-
-
-def site_name(environment: Environment, kind: str) -> str:
-    """The name of the site of this kind. Raises ValueError when the inventory has none."""
-    for site in environment.sites:
-        if site.kind == kind:
-            return site.name
-    raise ValueError(f"{environment.name} has no {kind} site in the inventory")
+Result = TypeVar("Result")
 
 
-def hosts_of(environment: Environment, site: str, role: Role | None = None) -> tuple[Host, ...]:
-    """The hosts of a site, in the file's order, without spares."""
-    return tuple(
-        host
-        for host in environment.hosts
-        if host.site == site and not host.spare and (role is None or role in host.roles)
-    )
+def on_sites(
+    environment: Environment,
+    hosts: Iterable[Host],
+    action: Callable[[Environment, HostSession], Result],
+    *,
+    as_owner: bool = False,
+) -> dict[str, Result | OutsideSystemError]:
+    """Run `action` on hosts of any site, with the environment as it is while the host's own site serves.
 
+    Args:
+        environment: The environment.
+        hosts: Hosts of it.
+        action: What is done.
+        as_owner: As the owner of the database cluster, not as the procedures' own login.
 
-def with_hosts(environment: Environment, hosts: Iterable[Host]) -> Environment:
-    """The environment as if it had these hosts only, for what works on all of an environment's."""
-    return environment.model_copy(update={"hosts": tuple(hosts)})
+    Returns: the result, or the error, by the host's name; only errors of the hosts are returned.
+    """
+    found: dict[str, Result | OutsideSystemError] = {}
+    wanted = list(hosts)
+    for site in dict.fromkeys(host.site for host in wanted):
+        placed = environment.at_site(site)
+        conn_id = placed.database.ssh_conn_id if as_owner else placed.ssh_conn_id
+        if conn_id is None:
+            raise ValueError(f"{environment.name} has no login as the owner of its database at {site}")
+        own = [host for host in wanted if host.site == site]
+
+        def act(session: HostSession, placed: Environment = placed) -> Result:
+            return action(placed, session)
+
+        found |= on_hosts(own, conn_id, act)
+    return found

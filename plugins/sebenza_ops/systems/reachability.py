@@ -5,14 +5,14 @@ One place alone can't tell a site that is gone from a way that is cut.
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException, HTTPResponse
 
-from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
-from sebenza_ops.systems.ssh import HostSession, on_hosts, script_argv
-
-__all__ = ["THIS_WORKER", "https_target", "look_around", "parse_sightings", "tcp_target"]
+from sebenza_ops.systems.ssh import HostSession, script_argv
 
 THIS_WORKER = "this worker"
 PROBE_SECONDS = 3
@@ -39,23 +39,16 @@ def parse_sightings(text: str, targets: Sequence[str], place: str) -> dict[str, 
     return {target: found[target] == "yes" for target in targets}
 
 
-def look_around(
-    environment: Environment, hosts: Iterable[Host], targets: Sequence[str], seconds: int = PROBE_SECONDS
-) -> dict[str, Seen | OutsideSystemError]:
-    """What this worker and each of the hosts reaches, or why the host could not look, by the place's name."""
-    arguments = [str(seconds), environment.public_hostname, *targets]
-
-    def look(session: HostSession) -> Seen:
-        text = session.run_script("site_probe", arguments, timeout_seconds=seconds + 15).stdout
-        return parse_sightings(text, targets, session.host.name)
-
-    found: dict[str, Seen | OutsideSystemError] = {THIS_WORKER: _from_here(arguments, targets, seconds)}
-    found.update(on_hosts(hosts, environment.ssh_conn_id, look))
-    return found
+def look_from(session: HostSession, hostname: str, targets: Sequence[str], seconds: int = PROBE_SECONDS) -> Seen:
+    """What a host reaches. Raises the host's errors, and NoDataError."""
+    arguments = [str(seconds), hostname, *targets]
+    text = session.run_script("site_probe", arguments, timeout_seconds=seconds + 15).stdout
+    return parse_sightings(text, targets, session.host.name)
 
 
-def _from_here(arguments: Sequence[str], targets: Sequence[str], seconds: int) -> Seen | OutsideSystemError:
-    argv = script_argv("site_probe", arguments)
+def look_from_here(hostname: str, targets: Sequence[str], seconds: int = PROBE_SECONDS) -> Seen | OutsideSystemError:
+    """What this worker reaches, or why it could not look."""
+    argv = script_argv("site_probe", [str(seconds), hostname, *targets])
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, check=True, timeout=seconds + 15, stdin=subprocess.DEVNULL
@@ -65,3 +58,25 @@ def _from_here(arguments: Sequence[str], targets: Sequence[str], seconds: int) -
         return OutsideSystemError(f"it could not look: {error}", host=THIS_WORKER)
     except NoDataError as error:
         return error
+
+
+def ask_as_user(
+    address: str, port: int, hostname: str, path: str, ca_file: str | None, seconds: float = 5.0
+) -> tuple[int, str]:
+    """A page as a user gets it at this address: TLS by the public name. Returns the status and the text.
+
+    Raises OutsideSystemError, also for a certificate that is not good for the name.
+    """
+    trust = ssl.create_default_context(cafile=ca_file)
+    try:
+        with (
+            socket.create_connection((address, port), timeout=seconds) as plain,
+            trust.wrap_socket(plain, server_hostname=hostname) as secure,
+        ):
+            request = f"GET {path} HTTP/1.1\r\nHost: {hostname}\r\nConnection: close\r\n\r\n"
+            secure.sendall(request.encode())
+            answer = HTTPResponse(secure)
+            answer.begin()
+            return answer.status, answer.read(1_000_000).decode(errors="replace")
+    except (OSError, HTTPException) as error:
+        raise OutsideSystemError(f"{hostname} at {address}:{port} does not answer: {error}", host=address) from error
