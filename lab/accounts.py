@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +13,17 @@ LOGIN_USER: Final = "sebenza"
 # Owns the clusters, and makes their backups.
 DATABASE_USER: Final = "postgres"
 
+# Runs the name servers of the secondary site.
+DNS_USER: Final = "bind"
+
 # Each comes with its Debian package; sebenza is made by scripts/setup.sh.
 SERVICE_USERS: Final = (LOGIN_USER, "postgres", "redis", "haproxy", "www-data", "prometheus")
 
 
-def missing_users() -> list[str]:
-    """Accounts that services need and this machine does not have."""
+def missing_users(more: Iterable[str] = ()) -> list[str]:
+    """Accounts that services (and `more`) need and this machine does not have."""
     known = {entry.pw_name for entry in pwd.getpwall()}
-    return [user for user in SERVICE_USERS if user not in known]
+    return [user for user in (*SERVICE_USERS, *more) if user not in known]
 
 
 def ids(user: str) -> tuple[int, int]:

@@ -33,7 +33,23 @@ _LAST_OCTET: Final[dict[str, int]] = {
     "mailbox": 83,
 }
 
+# What only a disaster needs: the secondary site, and DNS, which is at neither site.
+_LAST_OCTET_OF_SECONDARY: Final[dict[str, int]] = {
+    "lb3": 111,
+    "app4": 121,
+    "dbendpoint2": 130,
+    "db3": 131,
+    "cache2": 141,
+    "storage2": 182,
+    "dns1": 191,
+    "dns2": 192,
+}
+
+#: The hosts of every lab.
 HOST_NAMES: Final[tuple[str, ...]] = tuple(_LAST_OCTET)
+#: The hosts of a lab that was brought up with its secondary site.
+SECONDARY_HOST_NAMES: Final[tuple[str, ...]] = tuple(_LAST_OCTET_OF_SECONDARY)
+ALL_HOST_NAMES: Final[tuple[str, ...]] = (*HOST_NAMES, *SECONDARY_HOST_NAMES)
 
 SSH_PORT: Final = 2222
 HTTPS_PORT: Final = 8443
@@ -47,6 +63,7 @@ ALERTMANAGER_PORT: Final = 9093
 NODE_EXPORTER_PORT: Final = 9100
 MAILBOX_HTTP_PORT: Final = 8025
 MAILBOX_SMTP_PORT: Final = 2525
+DNS_PORT: Final = 5300
 
 # Per color: the port load balancers connect to (Nginx) and the port the processes listen on (PM2).
 COLOR_PORTS: Final[dict[str, tuple[int, int]]] = {"blue": (8001, 3001), "green": (8002, 3002)}
@@ -55,9 +72,9 @@ COLOR_PORTS: Final[dict[str, tuple[int, int]]] = {"blue": (8001, 3001), "green":
 def address(host: str) -> str:
     """The loopback address of a host of the lab; `KeyError` names an unknown host."""
     try:
-        return f"{NETWORK}.{_LAST_OCTET[host]}"
+        return f"{NETWORK}.{(_LAST_OCTET | _LAST_OCTET_OF_SECONDARY)[host]}"
     except KeyError:
-        raise KeyError(f"the lab has no host {host!r}; it has {', '.join(HOST_NAMES)}") from None
+        raise KeyError(f"the lab has no host {host!r}; it has {', '.join(ALL_HOST_NAMES)}") from None
 
 
 def endpoint(host: str, port: int) -> str:

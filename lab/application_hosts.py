@@ -15,10 +15,11 @@ from pydantic import SecretStr
 from lab import paths, postgres, remote, supervision
 from lab.accounts import LOGIN_USER, ids, make_directory, write_as
 from lab.addresses import COLOR_PORTS, MAILBOX_HTTP_PORT, endpoint
-from lab.configuration import MAP_FILE, MAP_KEY, color_backend, map_line, render
+from lab.configuration import MAP_FILE, MAP_KEY, color_backend, map_line
 from lab.haproxy import put_into_rotation, runtime_command
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.releases import Artifact
+from lab.rendering import render
 from lab.secrets import lab_secrets
 from lab.waiting import LabError, until
 from sebenza_ops.environments.env_file import ApplicationSecrets, render_env_file
@@ -71,13 +72,13 @@ def unpack(host: str, artifact: Artifact) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def env_file(name: str, host: str, color: str, release_id: str) -> str:
+def env_file(place: LabEnvironment, host: str, color: str, release_id: str) -> str:
     """The application's env file for a color of a host, as the product writes it."""
+    name = place.name
     environment = load_inventory(paths.ENVIRONMENTS_DIR).environments[name]
-    lab_environment = ENVIRONMENTS[name]
     secrets = ApplicationSecrets(
-        database_url=SecretStr(postgres.database_url(lab_environment)),
-        cache_url=SecretStr(f"redis://:{lab_secrets().cache(name)}@{lab_environment.cache_endpoint}/0"),
+        database_url=SecretStr(postgres.database_url(place)),
+        cache_url=SecretStr(f"redis://:{lab_secrets().cache(name)}@{place.cache_endpoint}/0"),
         alerts_webhook=SecretStr(f"http://{endpoint('mailbox', MAILBOX_HTTP_PORT)}/webhook/alerts/{name}"),
     )
     return render_env_file(environment, Color(color), environment.host(host), release_id, secrets)
@@ -94,7 +95,7 @@ def configure(environment: LabEnvironment, host: str, color: str, release_id: st
     make_directory(directory, LOGIN_USER)
     make_directory(directory / "run", LOGIN_USER)
     root = paths.host_root(host)
-    write_as(directory / "app.env", env_file(environment.name, host, color, release_id), LOGIN_USER, 0o600)
+    write_as(directory / "app.env", env_file(environment, host, color, release_id), LOGIN_USER, 0o600)
     write_as(
         directory / "ecosystem.config.js",
         render(

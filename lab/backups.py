@@ -13,7 +13,7 @@ import yaml
 from lab import paths, supervision, tls
 from lab.accounts import DATABASE_USER, ids, make_directory, own, write_as
 from lab.addresses import POSTGRES_PORT, SSH_PORT, STORAGE_PORT, address
-from lab.hosts import ENVIRONMENTS, LabEnvironment
+from lab.hosts import LabEnvironment, places
 from lab.programs import MARKER_VARIABLE, marker
 from lab.secrets import lab_secrets
 from lab.storage import BUCKET, REGION
@@ -27,8 +27,8 @@ _STANZA_DEADLINE_SECONDS = 30
 
 @cache
 def environment_of_database(host: str) -> LabEnvironment | None:
-    """The environment whose policy has this database host backed up; None when there is none."""
-    for environment in ENVIRONMENTS.values():
+    """The environment (at its site) whose policy has this database host backed up; None when there is none."""
+    for environment in places():
         shipped = paths.CHECKOUT / "include/environments" / f"{environment.name}.yaml"
         if host in environment.database_hosts and "backup" in yaml.safe_load(shipped.read_text())["policies"]:
             return environment
@@ -44,6 +44,7 @@ def configuration_values(host: str) -> dict[str, Any]:
     """The values of pgbackrest.conf on a host that has a stanza. Holds secrets."""
     environment = environment_of_database(host)
     assert environment is not None
+    key_id, secret = lab_secrets().storage_backup_key(environment.storage_host)
     return {
         "host": host,
         "environment": environment.name,
@@ -51,10 +52,10 @@ def configuration_values(host: str) -> dict[str, Any]:
         "stanza": STANZA,
         "bucket": BUCKET,
         "region": REGION,
-        "storage_address": address("storage"),
+        "storage_address": address(environment.storage_host),
         "storage_port": STORAGE_PORT,
-        "key_id": lab_secrets().storage_backup_key_id,
-        "secret": lab_secrets().storage_backup_secret,
+        "key_id": key_id,
+        "secret": secret,
         "cipher": lab_secrets().backup_cipher(environment.name),
         "port": POSTGRES_PORT,
         "ssh_port": SSH_PORT,

@@ -8,10 +8,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lab import estate, fault_commands, faults, inventory, paths, remote, supervision
-from lab.addresses import HOST_NAMES, HTTPS_PORT, MAILBOX_HTTP_PORT, PROMETHEUS_PORT, address, endpoint
+from lab import estate, fault_commands, faults, inventory, paths, remote, secondary_site, supervision
+from lab.addresses import ALL_HOST_NAMES, DNS_PORT, HTTPS_PORT, MAILBOX_HTTP_PORT, PROMETHEUS_PORT, address, endpoint
 from lab.application_hosts import live_color, version_answer
-from lab.hosts import ENVIRONMENTS, check_host, check_service
+from lab.hosts import ENVIRONMENTS, SECONDARY_SITE, check_host, check_service, has_secondary_site, present_hosts
 from lab.waiting import LabError
 
 
@@ -40,12 +40,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lab",
         description="The whole estate on this machine, with real servers: load balancers, application hosts, "
         "databases, cache, storage, monitoring. Nothing listens beyond loopback.",
-        epilog=f"Hosts: {', '.join(HOST_NAMES)}. State: {paths.LAB_DIR} (SEBENZA_LAB_DIR moves it); "
+        epilog=f"Hosts: {', '.join(ALL_HOST_NAMES)}. State: {paths.LAB_DIR} (SEBENZA_LAB_DIR moves it); "
         "addresses: SEBENZA_LAB_NET moves them. More: docs/lab.md.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="bring the estate up, or complete it; returns when every part is healthy")
+    up.add_argument(
+        "--secondary-site",
+        action="store_true",
+        help="with production's disaster recovery site and DNS, now and whenever it comes up (until down --forget)",
+    )
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="stop everything; no process is left")
@@ -120,13 +125,20 @@ def _ci_variables(_: argparse.Namespace) -> None:
         print(f"export {name}={shlex.quote(value)}")
 
 
-def _up(_: argparse.Namespace) -> None:
+def _up(arguments: argparse.Namespace) -> None:
     progress = estate.Progress()
+    if arguments.secondary_site:
+        secondary_site.turn_on()
     estate.up(progress)
     progress("up: every part is healthy")
     for environment in ENVIRONMENTS.values():
         urls = ", ".join(f"https://{endpoint(host, HTTPS_PORT)}" for host in environment.load_balancers)
         print(f"  {environment.name:<12} {urls}  (Host: {environment.hostname})")
+    if has_secondary_site():
+        urls = ", ".join(f"https://{endpoint(host, HTTPS_PORT)}" for host in SECONDARY_SITE.load_balancers)
+        print(
+            f"  secondary    {urls}  (waits; dns: {endpoint('dns1', DNS_PORT)}, resolver {endpoint('dns2', DNS_PORT)})"
+        )
     print(f"  prometheus   http://{endpoint('monitoring', PROMETHEUS_PORT)}")
     print(f"  mailbox      http://{endpoint('mailbox', MAILBOX_HTTP_PORT)}/messages")
 
@@ -139,7 +151,7 @@ def _down(arguments: argparse.Namespace) -> None:
 
 def _status(_: argparse.Namespace) -> int:
     all_running = True
-    for host in HOST_NAMES:
+    for host in present_hosts():
         shown = []
         for state in supervision.states(host):
             all_running &= state.running

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from lab import accounts, backups, paths, postgres_protocol, tls
+from lab import accounts, backups, nameserver, object_copy, paths, postgres_protocol, tls
 from lab.accounts import DATABASE_USER, LOGIN_USER, make_directory, write_as
 from lab.addresses import (
     CLIENT_NETWORK,
     COLOR_PORTS,
-    HOST_NAMES,
     HTTP_PORT,
     HTTPS_PORT,
     POSTGRES_PORT,
@@ -22,8 +18,18 @@ from lab.addresses import (
     STORAGE_PORT,
     address,
 )
-from lab.hosts import ENVIRONMENTS, SERVICES, LabEnvironment, environment_of
+from lab.hosts import (
+    ENVIRONMENTS,
+    SECONDARY_SITE,
+    SERVICES,
+    LabEnvironment,
+    endpoint_of,
+    environment_of,
+    places,
+    present_hosts,
+)
 from lab.programs import MARKER_VARIABLE, Program, marker, programs
+from lab.rendering import render
 from lab.secrets import lab_secrets
 
 HEALTH_USER = "sebenza_health"
@@ -36,19 +42,6 @@ MAP_KEY = "active"
 PAUSE_MAP = "etc/haproxy/maps/database-pause.map"
 STATE_FILE = "etc/haproxy/state/database.state"
 DATABASE_PROXY = "database"
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader([paths.LAB_TEMPLATES, paths.HOST_TEMPLATES]),
-    undefined=StrictUndefined,
-    keep_trailing_newline=True,
-    trim_blocks=True,
-    autoescape=False,
-)
-
-
-def render(template: str, **values: Any) -> str:
-    """A configuration file from lab/templates or include/hosts."""
-    return _TEMPLATES.get_template(template).render(**values)
 
 
 def map_line(color: str) -> str:
@@ -67,7 +60,7 @@ def write_all() -> None:
     operator_key = tls.ensure_ssh_key(paths.OPERATOR_KEY, "operator")
     paths.RUN_DIR.mkdir(parents=True, exist_ok=True)
     known_hosts = []
-    for host in HOST_NAMES:
+    for host in present_hosts():
         link_host(host)
         host_key = write_host(host, operator_key)
         known_hosts.append(f"[{address(host)}]:{SSH_PORT} {host_key}\n")
@@ -95,11 +88,12 @@ def write_host(host: str, operator_key: str) -> str:
     make_directory(root / "home" / LOGIN_USER, LOGIN_USER, 0o750)
     host_key = tls.ensure_ssh_key(root / "etc/ssh/ssh_host_ed25519_key", host)
     make_directory(root / "etc/ssh/authorized_keys")
-    is_database = any(host in environment.database_hosts for environment in ENVIRONMENTS.values())
+    is_database = any(host in environment.database_hosts for environment in places())
     if is_database:
         # Who promotes and rebuilds logs in as the owner of the cluster.
         write_as(root / f"etc/ssh/authorized_keys/{DATABASE_USER}", f"{operator_key} operator\n")
-    write_as(root / f"etc/ssh/authorized_keys/{LOGIN_USER}", f"{operator_key} operator\n")
+    logins = f"{operator_key} operator\n{object_copy.login(host)}"
+    write_as(root / f"etc/ssh/authorized_keys/{LOGIN_USER}", logins)
     archivist_key = tls.ensure_ssh_key(paths.ARCHIVIST_KEY, "archivist")
     write_as(root / "etc/ssh/authorized_keys/root", f"{archivist_key} archivist\n", mode=0o600)
     write_as(
@@ -255,6 +249,7 @@ def _postgresql(host: str, root: Path) -> None:
             address=address(host),
             port=POSTGRES_PORT,
             stanza=backups.stanza_of(host),
+            of_secondary_site=host in SECONDARY_SITE.database_hosts,
         ),
     )
     if backups.stanza_of(host) is not None:
@@ -304,14 +299,14 @@ def _database_endpoint(host: str, root: Path) -> None:
             role_query=postgres_protocol.query("SELECT pg_is_in_recovery()").hex(),
             servers=[
                 {"name": name, "address": address(name), "port": POSTGRES_PORT}
-                for name in ENVIRONMENTS["production"].database_hosts
+                for name in endpoint_of(host).database_hosts
             ],
         ),
     )
 
 
 def _cache_environment(host: str) -> LabEnvironment:
-    return next(each for each in ENVIRONMENTS.values() if each.cache_host == host)
+    return next(each for each in places() if each.cache_host == host)
 
 
 def _redis(host: str, root: Path) -> None:
@@ -335,7 +330,7 @@ def _rclone(host: str, root: Path) -> None:
     make_directory(root / "srv/s3", LOGIN_USER)
     make_directory(root / "srv/s3/sebenza", LOGIN_USER)
     # pgBackRest 2.45 looks for an address among the DNS names only.
-    names = ["storage.sebenza.lab", "localhost", address(host)]
+    names = [f"{host}.sebenza.lab", "localhost", address(host)]
     tls.ensure_certificate(root / "etc/rclone", "storage", names, [address(host)])
     for file in ("storage.key", "storage.crt"):
         accounts.own(root / "etc/rclone" / file, LOGIN_USER)
@@ -348,11 +343,7 @@ def _rclone(host: str, root: Path) -> None:
             rclone=paths.program("rclone"),
             address=address(host),
             port=STORAGE_PORT,
-            keys=[
-                (lab_secrets().storage_key_id, lab_secrets().storage_secret),
-                (lab_secrets().storage_ci_key_id, lab_secrets().storage_ci_secret),
-                (lab_secrets().storage_backup_key_id, lab_secrets().storage_backup_secret),
-            ],
+            keys=lab_secrets().storage_keys(host),
         ),
         LOGIN_USER,
         0o600,
@@ -378,4 +369,6 @@ _WRITERS = {
     "rclone": _rclone,
     "prometheus": _prometheus,
     "mailbox": _mailbox,
+    "named": nameserver.write,
+    "object-copy": object_copy.write,
 }

@@ -24,13 +24,14 @@ from lab import (
     postgres,
     preflight,
     releases,
+    secondary_site,
     storage,
     supervision,
 )
 from lab.accounts import write_as
-from lab.addresses import ALERTMANAGER_PORT, HOST_NAMES, PROMETHEUS_PORT, endpoint
+from lab.addresses import ALERTMANAGER_PORT, ALL_HOST_NAMES, PROMETHEUS_PORT, endpoint
 from lab.configuration import color_backend
-from lab.hosts import ENVIRONMENTS, SERVICES, LabEnvironment
+from lab.hosts import ENVIRONMENTS, SERVICES, LabEnvironment, has_secondary_site, present_hosts
 from lab.waiting import LabError, until
 
 _T = TypeVar("_T")
@@ -67,7 +68,7 @@ class Progress:
 
 def is_up() -> bool:
     """Whether every host of the lab has its service manager running."""
-    return all(supervision.is_up(host) for host in HOST_NAMES)
+    return all(supervision.is_up(host) for host in present_hosts())
 
 
 def up(report: Report) -> None:
@@ -76,7 +77,8 @@ def up(report: Report) -> None:
     Raises `LabError` that names the part which is not, with its last log lines.
     """
     preflight.check()
-    if not any(supervision.is_up(host) for host in HOST_NAMES):
+    hosts = present_hosts()
+    if not any(supervision.is_up(host) for host in ALL_HOST_NAMES):
         _clear_faults()
         if killed := supervision.end_leftovers():
             report(f"ended {killed} processes that an unclean end had left")
@@ -86,14 +88,17 @@ def up(report: Report) -> None:
     configuration.write_all()
     inventory.write_all()
     monitoring.render(paths.LAB_DIR)
-    report("starting hosts: " + ", ".join(HOST_NAMES))
-    _in_parallel(_power_on, HOST_NAMES)
+    report("starting hosts: " + ", ".join(hosts))
+    _in_parallel(_power_on, hosts)
     with ThreadPoolExecutor(max_workers=1) as background:
         artifact = background.submit(_prepare_artifact, report)
         report("databases: db1, db2, staging")
         _start_databases()
+        if has_secondary_site():
+            report(f"secondary site: {secondary_site.STANDBY} follows the primary")
+            secondary_site.start_standby(report)
         report("services: awaiting that each listens")
-        _in_parallel(_await_early_services, HOST_NAMES)
+        _in_parallel(_await_early_services, hosts)
         built = artifact.result()
     report(f"application: {built.release_id} ready; starting PM2")
     _in_parallel(lambda host: supervision.start(host, "pm2"), _pm2_hosts())
@@ -101,6 +106,9 @@ def up(report: Report) -> None:
     if missing:
         report(f"installing {built.release_id} in blue: {', '.join(each.name for each in missing)}")
         _in_parallel(lambda environment: install(environment, built), missing)
+    if has_secondary_site() and not secondary_site.is_prepared():
+        report(f"secondary site: {built.release_id} is laid out, nothing runs there")
+        secondary_site.prepare_hosts(built)
     report("health of every part")
     check_health()
 
@@ -146,7 +154,7 @@ def _await_early_services(host: str) -> None:
 
 
 def _pm2_hosts() -> list[str]:
-    return [host for host in HOST_NAMES if "pm2" in SERVICES[host]]
+    return [host for host in present_hosts() if "pm2" in SERVICES[host]]
 
 
 def _installed_file(environment: LabEnvironment) -> Path:
@@ -195,12 +203,14 @@ def start_service(host: str, service: str) -> None:
 
 def check_health() -> None:
     """Await that every part of the estate does its work; `LabError` names the first that does not."""
-    _in_parallel(_await_services, HOST_NAMES)
+    _in_parallel(_await_services, present_hosts())
     _check_database_endpoint()
     _in_parallel(check_environment_health, ENVIRONMENTS.values())
     _await_http(f"http://{endpoint('monitoring', PROMETHEUS_PORT)}/-/ready", "monitoring: Prometheus is ready")
     _await_http(f"http://{endpoint('monitoring', ALERTMANAGER_PORT)}/-/ready", "monitoring: Alertmanager is ready")
     until(storage.answers, f"storage: the bucket {storage.BUCKET} can be listed", 30)
+    if has_secondary_site():
+        secondary_site.check_health()
 
 
 def _await_services(host: str) -> None:
@@ -260,6 +270,8 @@ def reset(names: Iterable[str], report: Report) -> None:
         for host in (*environment.application_hosts, *environment.spare_hosts):
             application_hosts.stop_color(host, "green")
         check_environment_health(environment)
+        if environment.name == "production" and has_secondary_site():
+            secondary_site.reset(artifact, report)
 
 
 def down(report: Report, *, forget: bool = False) -> None:
@@ -270,22 +282,22 @@ def down(report: Report, *, forget: bool = False) -> None:
     if (other := preflight.other_lab()) is not None:
         report(f"nothing of this lab runs; another one runs from {other}")
         return
-    if any(supervision.is_up(host) for host in HOST_NAMES):
+    if any(supervision.is_up(host) for host in ALL_HOST_NAMES):
         report("stopping hosts")
     # Load balancers and applications first, so that no process reports a lost database; the storage after the
     # databases, which do not end before their last WAL is archived.
     waves = (
-        [host for host in HOST_NAMES if host.startswith("lb")],
-        [host for host in HOST_NAMES if "pm2" in SERVICES[host]],
-        [host for host in HOST_NAMES if "postgresql" in SERVICES[host]],
-        list(HOST_NAMES),
+        [host for host in ALL_HOST_NAMES if host.startswith("lb")],
+        [host for host in ALL_HOST_NAMES if "pm2" in SERVICES[host]],
+        [host for host in ALL_HOST_NAMES if "postgresql" in SERVICES[host]],
+        list(ALL_HOST_NAMES),
     )
     for wave in waves:
         _in_parallel(supervision.power_off, wave)
     if killed := supervision.end_leftovers():
         report(f"ended {killed} processes that were left")
     _clear_faults()
-    for host in HOST_NAMES:
+    for host in ALL_HOST_NAMES:
         link = paths.host_root(host)
         if link.is_symlink() and link.readlink() == paths.host_files(host):
             link.unlink()
@@ -299,7 +311,18 @@ def down(report: Report, *, forget: bool = False) -> None:
 
 def _forget() -> None:
     # The ledger goes with the hosts: its fencing tokens and the hosts' fences must be of one age.
-    for name in ("hosts", "installed", "environments", "ledger", "journal", "break-glass", "ca", "keys", "faults"):
+    for name in (
+        "hosts",
+        "installed",
+        "environments",
+        "ledger",
+        "journal",
+        "break-glass",
+        "ca",
+        "keys",
+        "faults",
+        "secondary",
+    ):
         shutil.rmtree(paths.LAB_DIR / name, ignore_errors=True)
-    for file in (paths.CONNECTIONS_FILE, paths.LAB_FILE, paths.SECRETS_FILE):
+    for file in (paths.CONNECTIONS_FILE, paths.LAB_FILE, paths.SECRETS_FILE, paths.SECONDARY_SITE_FILE):
         file.unlink(missing_ok=True)

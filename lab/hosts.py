@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from lab import paths
 from lab.addresses import (
     ALERTMANAGER_PORT,
+    ALL_HOST_NAMES,
     COLOR_PORTS,
+    DNS_PORT,
     HOST_NAMES,
     HTTP_PORT,
     HTTPS_PORT,
@@ -17,6 +20,7 @@ from lab.addresses import (
     POSTGRES_PORT,
     PROMETHEUS_PORT,
     REDIS_PORT,
+    SECONDARY_HOST_NAMES,
     SSH_PORT,
     STATS_PORT,
     STORAGE_PORT,
@@ -38,6 +42,8 @@ SERVICE_PORTS: Final[dict[str, tuple[int, ...]]] = {
     "alertmanager": (ALERTMANAGER_PORT,),
     "node-exporter": (NODE_EXPORTER_PORT,),
     "mailbox": (MAILBOX_HTTP_PORT, MAILBOX_SMTP_PORT),
+    "object-copy": (),
+    "named": (DNS_PORT,),
 }
 
 _ONE_HOST: Final = ("sshd", "redis", "pm2", "nginx", "haproxy")
@@ -58,6 +64,14 @@ SERVICES: Final[dict[str, tuple[str, ...]]] = {
     "monitoring": ("sshd", "prometheus", "alertmanager", "node-exporter"),
     "storage": ("sshd", "rclone"),
     "mailbox": ("sshd", "mailbox"),
+    "lb3": ("sshd", "haproxy"),
+    "app4": ("sshd", "pm2", "nginx"),
+    "dbendpoint2": ("sshd", "database-endpoint"),
+    "db3": ("sshd", "postgresql"),
+    "cache2": ("sshd", "redis"),
+    "storage2": ("sshd", "rclone", "object-copy"),
+    "dns1": ("sshd", "named"),
+    "dns2": ("sshd", "named"),
 }
 
 
@@ -75,6 +89,7 @@ class LabEnvironment:
     """The host whose address the application uses for its database."""
     database_name: str
     cache_host: str
+    storage_host: str = "storage"
 
     @property
     def database_endpoint(self) -> str:
@@ -129,17 +144,59 @@ ENVIRONMENTS: Final[dict[str, LabEnvironment]] = {
 }
 
 
+# Production's disaster recovery site: the same environment, from other hosts.
+SECONDARY_SITE: Final = LabEnvironment(
+    name="production",
+    hostname="app.sebenza.com",
+    load_balancers=("lb3",),
+    application_hosts=("app4",),
+    spare_hosts=(),
+    database_hosts=("db3",),
+    database_host="dbendpoint2",
+    database_name="sebenza_logistics",
+    cache_host="cache2",
+    storage_host="storage2",
+)
+
+# Everything that stands in one place: with it go production's own hosts, its storage, builds and monitoring.
+PRIMARY_SITE_HOSTS: Final = (
+    "lb1", "lb2", "app1", "app2", "app3", "dbendpoint", "db1", "db2", "cache", "build", "monitoring", "storage",
+)  # fmt: skip
+
+
+def places() -> tuple[LabEnvironment, ...]:
+    """Every environment at every site, whether it is up or not."""
+    return (*ENVIRONMENTS.values(), SECONDARY_SITE)
+
+
+def has_secondary_site() -> bool:
+    """Whether this lab was brought up with its secondary site."""
+    return paths.SECONDARY_SITE_FILE.exists()
+
+
+def present_hosts() -> tuple[str, ...]:
+    """The hosts that this lab has when it is up."""
+    return ALL_HOST_NAMES if has_secondary_site() else HOST_NAMES
+
+
 def environment_of(host: str) -> LabEnvironment | None:
-    """The environment whose application or load balancer runs on this host, if one does."""
-    for environment in ENVIRONMENTS.values():
+    """The environment (at its site) whose application or load balancer runs on this host, if one does."""
+    for environment in places():
         if host in environment.change_hosts:
             return environment
     return None
 
 
+def endpoint_of(host: str) -> LabEnvironment:
+    """The environment (at its site) whose database's endpoint a host is."""
+    return next(each for each in places() if each.database_host == host)
+
+
 def check_host(host: str) -> str:
     """The host's name if the lab has it; `KeyError` with the list of hosts otherwise."""
     address(host)
+    if host in SECONDARY_HOST_NAMES and not has_secondary_site():
+        raise KeyError(f"{host} is of the secondary site, which is not up: python -m lab up --secondary-site")
     return host
 
 
@@ -150,8 +207,7 @@ def check_service(host: str, service: str) -> str:
     return service
 
 
-def listening() -> list[tuple[str, str, int]]:
-    """Every (host, service, port) that a running lab listens on."""
-    return [
-        (host, service, port) for host in HOST_NAMES for service in SERVICES[host] for port in SERVICE_PORTS[service]
-    ]
+def listening(hosts: tuple[str, ...] | None = None) -> list[tuple[str, str, int]]:
+    """Every (host, service, port) that a running lab listens on, or those of some hosts."""
+    chosen = present_hosts() if hosts is None else hosts
+    return [(host, service, port) for host in chosen for service in SERVICES[host] for port in SERVICE_PORTS[service]]

@@ -7,21 +7,19 @@ keys and paths, so that what is rehearsed is what runs in production.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lab import backups, paths, postgres
-from lab.accounts import DATABASE_USER, LOGIN_USER, write_as
+from lab import nameserver, paths
+from lab.accounts import LOGIN_USER, write_as
 from lab.addresses import (
     ALERTMANAGER_PORT,
     COLOR_PORTS,
-    HOST_NAMES,
+    DNS_PORT,
     HTTP_PORT,
     HTTPS_PORT,
     MAILBOX_HTTP_PORT,
-    MAILBOX_SMTP_PORT,
     NODE_EXPORTER_PORT,
     POSTGRES_PORT,
     PROMETHEUS_PORT,
@@ -31,9 +29,11 @@ from lab.addresses import (
     address,
     endpoint,
 )
-from lab.configuration import REPLICATION_USER
-from lab.hosts import ENVIRONMENTS, LabEnvironment
-from lab.secrets import lab_secrets
+from lab.connections import connections, escrowed_connections, storage_client
+from lab.hosts import ENVIRONMENTS, SECONDARY_SITE, LabEnvironment, has_secondary_site, present_hosts
+from lab.storage import BUCKET
+
+__all__ = ["connections", "storage_client"]
 
 SHIPPED = paths.CHECKOUT / "include" / "environments"
 
@@ -44,9 +44,6 @@ _LAB_BLUE_GREEN: dict[str, dict[str, Any]] = {
     "development": {"bake_seconds": 10, "keep_warm_seconds": 10, "hold_timeout_seconds": 60},
 }
 
-# The environments with a policy of application backups.
-ARCHIVED = ("production", "staging")
-
 
 def write_all() -> None:
     """Write `.lab/environments`, `.lab/connections.yaml` and `.lab/lab.json`."""
@@ -55,6 +52,9 @@ def write_all() -> None:
     _write_yaml("build.yaml", build_document())
     (paths.LAB_DIR / "ledger").mkdir(exist_ok=True)
     write_as(paths.CONNECTIONS_FILE, yaml.safe_dump(connections(), sort_keys=False), mode=0o600)
+    if has_secondary_site():
+        text = yaml.safe_dump(escrowed_connections(), sort_keys=False)
+        write_as(paths.SECONDARY_CONNECTIONS_FILE, text, mode=0o600)
     write_as(paths.LAB_FILE, json.dumps(summary(), indent=1) + "\n")
 
 
@@ -83,6 +83,8 @@ def _place(host: dict[str, Any]) -> dict[str, Any]:
 def environment_document(environment: LabEnvironment) -> dict[str, Any]:
     """The inventory of one of the lab's environments."""
     document: dict[str, Any] = yaml.safe_load((SHIPPED / f"{environment.name}.yaml").read_text())
+    if len(document["sites"]) > 1:
+        _place_sites(document)
     document["hosts"] = [_place(host) for host in document["hosts"]]
     document["application"] = {
         **document["application"],
@@ -133,6 +135,29 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
     return document
 
 
+def _place_sites(document: dict[str, Any]) -> None:
+    """The secondary site and DNS as the lab has them; nothing of either where it was brought up without."""
+    if not has_secondary_site():
+        document["sites"] = [site for site in document["sites"] if site["kind"] == "primary"]
+        document["hosts"] = [host for host in document["hosts"] if host.get("site", "primary") == "primary"]
+        del document["dns"]
+        return
+    site = next(site for site in document["sites"] if site["kind"] == "secondary")
+    site["database"]["endpoint"] = SECONDARY_SITE.database_endpoint
+    site["cache"]["address"] = SECONDARY_SITE.cache_endpoint
+    site["object_store"]["bucket"] = BUCKET
+    site["copy_seconds"] = 30
+    storage = {"name": SECONDARY_SITE.storage_host, "site": site["name"], "roles": ["object_store"]}
+    document["hosts"].append(storage)
+    document["dns"] |= {
+        "servers": [endpoint(nameserver.AUTHORITATIVE, DNS_PORT)],
+        "resolvers": [endpoint(nameserver.RESOLVER, DNS_PORT)],
+        "ttl_seconds": nameserver.TTL_SECONDS,
+        "ttl_before_switch_seconds": nameserver.TTL_BEFORE_SWITCH_SECONDS,
+        "propagation_timeout_seconds": 60,
+    }
+
+
 def set_gates(on: bool) -> None:
     """Let the lab's environments demand what the shipped ones do before a deployment, or nothing."""
     if on:
@@ -151,144 +176,10 @@ def build_document() -> dict[str, Any]:
     return document
 
 
-def connections() -> dict[str, Any]:
-    """The Airflow connections of the lab, in the format of LocalFilesystemBackend."""
-    secrets = lab_secrets()
-    mailbox = f"http://{endpoint('mailbox', MAILBOX_HTTP_PORT)}"
-    found: dict[str, Any] = {
-        "sebenza_build_ssh": _ssh(),
-        "sebenza_object_store": {
-            "conn_type": "aws",
-            "login": secrets.storage_key_id,
-            "password": secrets.storage_secret,
-            "extra": {
-                "endpoint_url": f"https://{endpoint('storage', STORAGE_PORT)}",
-                "region_name": "us-east-1",
-                "verify": str(paths.CA_FILE),
-                # Newer boto sends checksums that this server does not take (boto3 issue 4398).
-                "config_kwargs": {
-                    "request_checksum_calculation": "when_required",
-                    "response_checksum_validation": "when_required",
-                    "s3": {"addressing_style": "path"},
-                    "signature_version": "s3v4",
-                },
-            },
-        },
-        "sebenza_production_replication": {
-            "conn_type": "postgres",
-            "login": REPLICATION_USER,
-            "password": secrets.replication,
-        },
-        "sebenza_prometheus": _http("monitoring", PROMETHEUS_PORT),
-        "sebenza_alertmanager": _http("monitoring", ALERTMANAGER_PORT),
-        "sebenza_slack": {"conn_type": "slackwebhook", "password": f"{mailbox}/services/{secrets.slack_token}"},
-        "sebenza_pagerduty": {
-            "conn_type": "pagerduty_events",
-            "password": secrets.pagerduty_routing_key,
-            "host": mailbox,
-        },
-        "sebenza_smtp": {
-            "conn_type": "smtp",
-            "host": address("mailbox"),
-            "port": MAILBOX_SMTP_PORT,
-            "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "sebenza-ops@sebenza.com"},
-        },
-        # The sample application takes any token for one of its users.
-        "sebenza_staging_smoke": {"conn_type": "generic", "password": "smoke-tests"},
-        "sebenza_attestation": {"conn_type": "generic", "password": secrets.attestation_key},
-        "ops_ledger": {"conn_type": "sqlite", "host": str(paths.LAB_DIR / "ledger" / "ledger.db")},
-    }
-    for environment in ENVIRONMENTS.values():
-        found |= _environment_connections(environment, mailbox)
-    return found
-
-
-def storage_client() -> Any:
-    """A client of the lab's object storage, with all rights."""
-    import boto3
-    from botocore.config import Config
-
-    connection = connections()["sebenza_object_store"]
-    extra = connection["extra"]
-    return boto3.client(
-        "s3",
-        aws_access_key_id=connection["login"],
-        aws_secret_access_key=connection["password"],
-        endpoint_url=extra["endpoint_url"],
-        region_name=extra["region_name"],
-        verify=extra["verify"],
-        config=Config(**extra["config_kwargs"]),
-    )
-
-
-def _backup_connections(environment: LabEnvironment) -> dict[str, Any]:
-    if environment not in [backups.environment_of_database(host) for host in environment.database_hosts]:
-        return {}
-    secrets = lab_secrets()
-    repository = {"conn_type": "aws", "login": secrets.storage_backup_key_id, "password": secrets.storage_backup_secret}
-    return {
-        f"sebenza_{environment.name}_database_ssh": _ssh(DATABASE_USER),
-        f"sebenza_{environment.name}_backup_repository": repository,
-        f"sebenza_{environment.name}_backup_cipher": {
-            "conn_type": "generic",
-            "password": secrets.backup_cipher(environment.name),
-        },
-    }
-
-
-def _environment_connections(environment: LabEnvironment, mailbox: str) -> dict[str, Any]:
-    secrets = lab_secrets()
-    archives: dict[str, Any] = {}
-    if environment.name in ARCHIVED:
-        archives = {
-            f"sebenza_{environment.name}_root_ssh": _ssh("root", paths.ARCHIVIST_KEY),
-            f"sebenza_{environment.name}_archive_key": {
-                "conn_type": "generic",
-                "password": secrets.archive(environment.name),
-            },
-        }
-    return {
-        **archives,
-        **_backup_connections(environment),
-        f"sebenza_{environment.name}_ssh": _ssh(),
-        f"sebenza_{environment.name}_database": {
-            "conn_type": "postgres",
-            "host": address(environment.database_host),
-            "port": POSTGRES_PORT,
-            "login": postgres.application_role(environment),
-            "password": secrets.database(environment.name),
-            "schema": environment.database_name,
-        },
-        f"sebenza_{environment.name}_cache": {
-            "conn_type": "redis",
-            "host": environment.cache_endpoint.rpartition(":")[0],
-            "port": int(environment.cache_endpoint.rpartition(":")[2]),
-            "password": secrets.cache(environment.name),
-        },
-        f"sebenza_{environment.name}_alerts_webhook": {
-            "conn_type": "http",
-            "host": f"{mailbox}/webhook/alerts/{environment.name}",
-        },
-    }
-
-
-def _ssh(login: str = LOGIN_USER, key_file: Path = paths.OPERATOR_KEY) -> dict[str, Any]:
-    return {
-        "conn_type": "ssh",
-        "login": login,
-        "port": SSH_PORT,
-        "extra": {"key_file": str(key_file), "no_host_key_check": False, "allow_host_key_change": False},
-    }
-
-
-def _http(host: str, port: int) -> dict[str, Any]:
-    return {"conn_type": "http", "host": f"http://{endpoint(host, port)}"}
-
-
 def summary() -> dict[str, Any]:
     """What a program beside the lab needs to find it; nothing secret."""
     return {
-        "hosts": {host: address(host) for host in HOST_NAMES},
+        "hosts": {host: address(host) for host in present_hosts()},
         "ssh": {
             "port": SSH_PORT,
             "user": LOGIN_USER,
@@ -313,4 +204,22 @@ def summary() -> dict[str, Any]:
         "node_exporter": f"http://{endpoint('monitoring', NODE_EXPORTER_PORT)}",
         "mailbox": f"http://{endpoint('mailbox', MAILBOX_HTTP_PORT)}",
         "object_store": {"endpoint": f"https://{endpoint('storage', STORAGE_PORT)}", "bucket": "sebenza"},
+        **(_summary_of_secondary_site() if has_secondary_site() else {}),
+    }
+
+
+def _summary_of_secondary_site() -> dict[str, Any]:
+    place = SECONDARY_SITE
+    return {
+        "secondary_site": {
+            "load_balancers": {host: f"https://{endpoint(host, HTTPS_PORT)}" for host in place.load_balancers},
+            "application_hosts": list(place.application_hosts),
+            "object_store": {"endpoint": f"https://{endpoint(place.storage_host, STORAGE_PORT)}", "bucket": BUCKET},
+            "connections_file": str(paths.SECONDARY_CONNECTIONS_FILE),
+        },
+        "dns": {
+            "server": endpoint(nameserver.AUTHORITATIVE, DNS_PORT),
+            "resolver": endpoint(nameserver.RESOLVER, DNS_PORT),
+            "zone": nameserver.ZONE,
+        },
     }

@@ -30,6 +30,10 @@ KNOWN_HOSTS: Final = KEYS_DIR / "known_hosts"
 ENVIRONMENTS_DIR: Final = LAB_DIR / "environments"
 # While it exists, the environments have their gates and approvals (`python -m lab gates on`).
 GATES_FILE: Final = LAB_DIR / "gates-on"
+# While it exists, the lab has its secondary site (`python -m lab up --secondary-site`).
+SECONDARY_SITE_FILE: Final = LAB_DIR / "secondary-site"
+# The connections that are left when nothing of the primary site is.
+SECONDARY_CONNECTIONS_FILE: Final = LAB_DIR / "secondary" / "connections.yaml"
 # What emergencies keep while the ledger is down, those of the lab's Airflow and those without Airflow alike.
 JOURNAL_DIR: Final = LAB_DIR / "journal"
 CONNECTIONS_FILE: Final = LAB_DIR / "connections.yaml"

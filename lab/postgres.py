@@ -67,7 +67,8 @@ def _run_as_postgres(command: list[str], what: str, environment: dict[str, str] 
         raise LabError(f"{what} failed: {(done.stderr or done.stdout).strip()[-600:]}")
 
 
-def _has_cluster(host: str) -> bool:
+def has_cluster(host: str) -> bool:
+    """Whether a host has a cluster."""
     return (data_directory(host) / "PG_VERSION").exists()
 
 
@@ -76,15 +77,16 @@ def primary_of_production() -> str:
 
     Of two that were primaries, the one that was promoted last; of two that are replicas, the one that has come further.
     """
-    hosts = [host for host in ENVIRONMENTS["production"].database_hosts if _has_cluster(host)]
+    hosts = [host for host in ENVIRONMENTS["production"].database_hosts if has_cluster(host)]
     if not hosts:
         return ENVIRONMENTS["production"].database_hosts[0]
-    primaries = [host for host in hosts if not _is_standby(host)]
+    primaries = [host for host in hosts if not is_standby(host)]
     # The first of equals: the one that the lab starts out with.
     return max(primaries or hosts, key=_timeline)
 
 
-def _is_standby(host: str) -> bool:
+def is_standby(host: str) -> bool:
+    """Whether a host's cluster starts as a replica, by its files."""
     return (data_directory(host) / "standby.signal").exists()
 
 
@@ -96,14 +98,14 @@ def _timeline(host: str) -> int:
 
 def start_primary(host: str) -> None:
     """Start a primary, after creating its cluster if it has none, and create what applications need."""
-    if not _has_cluster(host):
+    if not has_cluster(host):
         _create_cluster(host)
-    elif _is_standby(host):
+    elif is_standby(host):
         # A switch was broken off in its middle.
         supervision.stop(host, "postgresql")
         (data_directory(host) / "standby.signal").unlink()
     supervision.start(host, "postgresql")
-    until(lambda: _answers(host), f"{host}: PostgreSQL answers queries", 30)
+    until(lambda: answers(host), f"{host}: PostgreSQL answers queries", 30)
     _ensure_roles(host)
     for environment in ENVIRONMENTS.values():
         if host in environment.database_hosts:
@@ -121,21 +123,21 @@ def start_standby(host: str, primary: str) -> None:
         cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,))
         if cursor.fetchone() is None:
             cursor.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
-    if _has_cluster(host) and not streams(primary, slot):
+    if has_cluster(host) and not streams(primary, slot):
         supervision.stop(host, "postgresql")
-        if _is_standby(host):
+        if is_standby(host):
             _follow(host, primary, slot)
         else:
-            _set_aside(host)
-    if not _has_cluster(host):
-        _copy_cluster(host, primary, slot)
+            set_aside(host)
+    if not has_cluster(host):
+        copy_cluster(host, primary, slot)
     supervision.start(host, "postgresql")
     try:
         until(lambda: streams(primary, slot), f"{host}: streams from {primary}", 15)
     except LabError:
         supervision.stop(host, "postgresql")
-        _set_aside(host)
-        _copy_cluster(host, primary, slot)
+        set_aside(host)
+        copy_cluster(host, primary, slot)
         supervision.start(host, "postgresql")
         until(lambda: streams(primary, slot), f"{host}: streams from {primary} (its log says why not)", 30)
     with connect(host) as cursor:
@@ -180,7 +182,8 @@ def _follow(host: str, primary: str, slot: str) -> None:
     write_as(file, "\n".join(lines) + "\n", DATABASE_USER, 0o600)
 
 
-def _set_aside(host: str) -> None:
+def set_aside(host: str) -> None:
+    """Move a cluster that is stopped out of the way; only the last one is kept."""
     directory = data_directory(host)
     for older in directory.parent.glob("set-aside-*"):
         shutil.rmtree(older)
@@ -203,18 +206,21 @@ def _create_cluster(host: str) -> None:
     fresh.rename(directory)
 
 
-def _copy_cluster(host: str, primary: str, slot: str) -> None:
+def copy_cluster(host: str, source: str, slot: str | None = None) -> None:
+    """Copy the primary that another host (or the endpoint there) leads to; the copy is its replica."""
     directory = data_directory(host)
     fresh = directory.with_name("fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     command = [str(paths.POSTGRES_BIN / "pg_basebackup"), "--pgdata", str(fresh), "--write-recovery-conf"]
-    command += ["--host", address(primary), "--port", str(POSTGRES_PORT), "--username", REPLICATION_USER]
-    command += ["--slot", slot, "--wal-method", "stream", "--checkpoint", "fast", "--no-sync", "--no-password"]
-    _run_as_postgres(command, f"{host}: copying {primary}", {"PGPASSWORD": lab_secrets().replication})
+    command += ["--host", address(source), "--port", str(POSTGRES_PORT), "--username", REPLICATION_USER]
+    command += ["--wal-method", "stream", "--checkpoint", "fast", "--no-sync", "--no-password"]
+    command += ["--slot", slot] if slot is not None else []
+    _run_as_postgres(command, f"{host}: copying {source}", {"PGPASSWORD": lab_secrets().replication})
     fresh.rename(directory)
 
 
-def _answers(host: str) -> bool:
+def answers(host: str) -> bool:
+    """Whether a host's server answers a query."""
     try:
         with connect(host) as cursor:
             cursor.execute("SELECT 1")

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from lab import paths, supervision
-from lab.accounts import DATABASE_USER, LOGIN_USER, SERVICE_USERS, missing_users
-from lab.addresses import HOST_NAMES, NETWORK, address
-from lab.hosts import listening
+from lab.accounts import DATABASE_USER, DNS_USER, LOGIN_USER, SERVICE_USERS, missing_users
+from lab.addresses import ALL_HOST_NAMES, NETWORK, address
+from lab.hosts import has_secondary_site, listening
 from lab.waiting import LabError
 
 _REQUIRED_DISK_MIB = 2048
@@ -24,6 +24,7 @@ _PROGRAMS = (
     "pgbackrest", "check_pgbackrest", "rsync", "age", "zstd", "prometheus", "prometheus-alertmanager",
     "prometheus-node-exporter",
 )  # fmt: skip
+_PROGRAMS_OF_SECONDARY_SITE = ("named",)
 
 
 def check() -> None:
@@ -38,7 +39,7 @@ def check() -> None:
 
 def _check_programs() -> None:
     setup = "run scripts/setup.sh (make demo and make test do)"
-    for name in _PROGRAMS:
+    for name in (*_PROGRAMS, *(_PROGRAMS_OF_SECONDARY_SITE if has_secondary_site() else ())):
         try:
             paths.program(name)
         except FileNotFoundError as error:
@@ -47,7 +48,7 @@ def _check_programs() -> None:
         raise LabError(f"PostgreSQL 15 is not installed in {paths.POSTGRES_BIN}: {setup}")
     if not paths.PM2.exists():
         raise LabError(f"PM2 is not installed in lab/node: {setup}")
-    if missing := missing_users():
+    if missing := missing_users([DNS_USER] if has_secondary_site() else []):
         raise LabError(f"the accounts {', '.join(missing)} do not exist: {setup}")
 
 
@@ -79,7 +80,7 @@ def _check_other_lab() -> None:
 
 def other_lab() -> Path | None:
     """The directory of another lab that runs on this machine now, if one does."""
-    for host in HOST_NAMES:
+    for host in ALL_HOST_NAMES:
         link = paths.host_root(host)
         if not link.is_symlink():
             continue

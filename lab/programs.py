@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lab import paths
-from lab.accounts import LOGIN_USER
+from lab.accounts import DNS_USER, LOGIN_USER
 from lab.addresses import (
     ALERTMANAGER_PORT,
     MAILBOX_HTTP_PORT,
@@ -166,6 +166,22 @@ def _mailbox(host: str) -> Program:
     )
 
 
+def _object_copy(host: str) -> Program:
+    return Program(
+        "object-copy", f"/bin/sh {paths.host_root(host)}/etc/object-copy/copy.sh", user=LOGIN_USER, stop_wait_seconds=3
+    )
+
+
+def _named(host: str) -> Program:
+    # In the foreground; one thread answers all that a lab asks.
+    return Program(
+        "named",
+        f"{paths.program('named')} -g -4 -n 1 -c {paths.host_root(host)}/etc/named/named.conf",
+        user=DNS_USER,
+        stop_wait_seconds=5,
+    )
+
+
 _PROGRAMS: Final = {
     "sshd": _sshd,
     "haproxy": _haproxy,
@@ -179,6 +195,8 @@ _PROGRAMS: Final = {
     "alertmanager": _alertmanager,
     "node-exporter": _node_exporter,
     "mailbox": _mailbox,
+    "object-copy": _object_copy,
+    "named": _named,
 }
 
 

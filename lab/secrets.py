@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -50,6 +51,30 @@ class LabSecrets:
     # age's identities, which open the archives of hosts.
     archive_production: str = field(default_factory=_age_identity)
     archive_staging: str = field(default_factory=_age_identity)
+
+    # The secondary site's own: keys of the first storage open nothing there.
+    storage2_key_id: str = field(default_factory=lambda: "LABTWO" + secrets.token_hex(8).upper())
+    storage2_secret: str = field(default_factory=_password)
+    storage2_backup_key_id: str = field(default_factory=lambda: "LABTWOBACKUP" + secrets.token_hex(8).upper())
+    storage2_backup_secret: str = field(default_factory=_password)
+    # TSIG: who may change the records of the environments' zone.
+    dns_key: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode())
+
+    def storage_keys(self, host: str) -> list[tuple[str, str]]:
+        """Key and secret of everybody whom a storage lets in; it knows no limits for them."""
+        if host == "storage":
+            return [
+                (self.storage_key_id, self.storage_secret),
+                (self.storage_ci_key_id, self.storage_ci_secret),
+                self.storage_backup_key(host),
+            ]
+        return [(self.storage2_key_id, self.storage2_secret), self.storage_backup_key(host)]
+
+    def storage_backup_key(self, host: str) -> tuple[str, str]:
+        """Key and secret with which database hosts reach the backups' repository in a storage."""
+        if host == "storage":
+            return self.storage_backup_key_id, self.storage_backup_secret
+        return self.storage2_backup_key_id, self.storage2_backup_secret
 
     def database(self, environment: str) -> str:
         """The password of the application's database role in an environment."""

@@ -17,7 +17,7 @@ import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from lab import paths
-from lab.addresses import HOST_NAMES, address
+from lab.addresses import ALL_HOST_NAMES, address
 from lab.hosts import SERVICE_PORTS, SERVICES, check_host, check_service, listening
 from lab.programs import MARKER_VARIABLE, marker
 from lab.waiting import LabError, accepts_connections, until
@@ -301,7 +301,7 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 # Processes of these programs overwrite their environment, where the marker is; they are told by where they work.
-_RETITLED = {"postgres", "nginx", "haproxy", "sshd", "redis-server"}
+_RETITLED = {"named", "postgres", "nginx", "haproxy", "sshd", "redis-server"}
 
 
 def leftovers() -> list[psutil.Process]:
@@ -309,9 +309,9 @@ def leftovers() -> list[psutil.Process]:
 
     Your own shell in `.lab`, whatever merely mentions the lab, and another lab are not among them.
     """
-    markers = {marker(host) for host in HOST_NAMES}
+    markers = {marker(host) for host in ALL_HOST_NAMES}
     # Addresses are ours while the short paths lead to our hosts; then no other lab can be up.
-    places = {(address(host), port) for host, _, port in listening() if _linked_to_us(host)}
+    places = {(address(host), port) for host, _, port in listening(ALL_HOST_NAMES) if _linked_to_us(host)}
     return [process for process in psutil.process_iter() if _belongs(process, markers, places)]
 
 

@@ -68,7 +68,7 @@ class ApplicationBackup:
 
         Raises OutsideSystemError with every host that has no new set; those that have one keep it.
         """
-        answers = on_hosts(self.environment.hosts, self.policy.ssh_conn_id, self._back_up_host)
+        answers = on_hosts(self.environment.active_hosts, self.policy.ssh_conn_id, self._back_up_host)
         done = {name: answer for name, answer in answers.items() if isinstance(answer, HostBackup)}
         for name, backup in done.items():
             self._record(name, backup)
@@ -199,7 +199,7 @@ class ApplicationBackup:
 def finish_backup(run: ChangeRun, failed: list[str], started_at: datetime) -> str:
     """Record how the run ended, and store its evidence. Returns the summary."""
     sets = run.ledger.backup_sets.of_run(run.holder.dag_id, run.holder.run_id)
-    hosts = f"{len(sets)} of {len(run.environment.hosts)} hosts"
+    hosts = f"{len(sets)} of {len(run.environment.active_hosts)} hosts"
     summary = f"application backup of {run.environment.name}: {hosts} archived and verified"
     if failed:
         summary += f"; {failed[0]} failed"

@@ -70,6 +70,12 @@ def _address(value: str) -> str:
     return value
 
 
+def _ipv4(value: str) -> str:
+    if not re.fullmatch(r"[0-9.]+", value) or not _is_host(value):
+        raise ValueError("expected an IPv4 address")
+    return value
+
+
 def _endpoint(value: str) -> str:
     host, separator, port = value.rpartition(":")
     if not separator or not _is_host(host) or not port.isascii() or not port.isdigit():
@@ -127,6 +133,9 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute_path), Field(json_schema_
 
 Address = Annotated[str, AfterValidator(_address)]
 """A host name or an IPv4 address."""
+
+IPv4 = Annotated[str, AfterValidator(_ipv4)]
+"""An IPv4 address."""
 
 Endpoint = Annotated[str, AfterValidator(_endpoint), Field(json_schema_extra={"pattern": "^.+:[0-9]+$"})]
 """`host:port`."""

@@ -1,9 +1,9 @@
-"""Sites and hosts: where an environment runs, and how each machine is reached."""
+"""Hosts: what each machine does, and how it is reached."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -34,16 +34,6 @@ class Color(StrEnum):
     def other(self) -> Color:
         """The color that this one is not."""
         return Color.GREEN if self is Color.BLUE else Color.BLUE
-
-
-class Site(Model):
-    """A place where hosts stand; the disaster recovery site is the secondary one."""
-
-    name: Annotated[Name, Field(description="Name of the site; hosts refer to it.")]
-    kind: Annotated[
-        Literal["primary", "secondary"],
-        Field(description="primary serves the users; secondary is the disaster recovery site."),
-    ] = "primary"
 
 
 class SshAccess(Model):

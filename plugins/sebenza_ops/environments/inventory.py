@@ -155,6 +155,8 @@ def load_file(file: Path) -> Environment | Build | InventoryError:
     problems += [problem for problem in found if problem.path not in known]
     if loaded is None or problems:
         return InventoryError(file, sorted(problems, key=lambda problem: (problem.line, problem.column)))
+    if isinstance(loaded, Environment) and loaded.active_site != loaded.primary_site.name:
+        return loaded.at_site(loaded.active_site)
     return loaded
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from sebenza_ops.environments.application_settings import (
     ApplicationSettings,
@@ -36,9 +36,10 @@ from sebenza_ops.environments.components import (
 )
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy, EscrowPolicy
+from sebenza_ops.environments.dns_records import Dns
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
-from sebenza_ops.environments.hosts import Color, Host, Role, Site, SshAccess
+from sebenza_ops.environments.hosts import Color, Host, Role, SshAccess
 from sebenza_ops.environments.policies import (
     ApprovalPolicy,
     BackupBeforeChangePolicy,
@@ -62,6 +63,8 @@ from sebenza_ops.environments.policies import (
     Thresholds,
     WebhookChannel,
 )
+from sebenza_ops.environments.site_checks import check_sites
+from sebenza_ops.environments.sites import Site, SiteDatabase
 
 __all__ = [
     "AppSettings",
@@ -87,6 +90,7 @@ __all__ = [
     "DatabaseSwitchPolicy",
     "DeploymentPolicy",
     "DisasterRecoveryPolicy",
+    "Dns",
     "EmailChannel",
     "Environment",
     "EscrowPolicy",
@@ -109,6 +113,7 @@ __all__ = [
     "Service",
     "ServiceManager",
     "Site",
+    "SiteDatabase",
     "SlackChannel",
     "SmokeTest",
     "SshAccess",
@@ -125,6 +130,10 @@ class Environment(Model):
     url: Annotated[HttpsUrl, Field(description="Where users reach it. Manual, Environment Overview.")]
     description: Annotated[str, Field(description="One sentence for people.")] = ""
     sites: Annotated[tuple[Site, ...], Field(min_length=1, description="Where its hosts stand.")]
+    active_site: Annotated[
+        Name,
+        Field(description="The site that serves: procedures change its hosts only. A disaster recovery says when."),
+    ] = "primary"
     hosts: Annotated[tuple[Host, ...], Field(min_length=1, description="Its machines.")]
     ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key for all hosts.")]
     application: Annotated[Application, Field(description="The application.")]
@@ -138,7 +147,10 @@ class Environment(Model):
         Field(description="Airflow connection with the URL for ALERTS_WEBHOOK. Manual, Environment Variables."),
     ] = None
     service_manager: Annotated[ServiceManager, Field(description="How services are moved.")] = ServiceManager()
+    dns: Annotated[Dns | None, Field(description="The records that lead users to the active site.")] = None
     policies: Annotated[Policies, Field(description="Policies.")]
+
+    _declared: Environment | None = PrivateAttr(default=None)
 
     @property
     def public_hostname(self) -> str:
@@ -153,10 +165,69 @@ class Environment(Model):
             return stated
         return next(known for known in get_args(NodeEnvironment) if known == self.name)
 
-    def hosts_with_role(self, role: Role | str, include_spare: bool = False) -> tuple[Host, ...]:
-        """Return the hosts with `role` in the file's order; spare hosts only when asked for."""
-        wanted = Role(role)
-        return tuple(host for host in self.hosts if wanted in host.roles and (include_spare or not host.spare))
+    @property
+    def active_hosts(self) -> tuple[Host, ...]:
+        """The hosts of the active site: what procedures may change."""
+        return tuple(host for host in self.hosts if host.site == self.active_site)
+
+    @property
+    def primary_site(self) -> Site:
+        """The site that serves in ordinary times."""
+        return next((site for site in self.sites if site.kind == "primary"), self.sites[0])
+
+    @property
+    def secondary_site(self) -> Site | None:
+        """The disaster recovery site; None when there is none."""
+        return next((site for site in self.sites if site.kind == "secondary"), None)
+
+    def site(self, name: str) -> Site:
+        """Return the site called `name`; `KeyError` with the known names when there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        known = ", ".join(site.name for site in self.sites)
+        raise KeyError(f"environment {self.name} has no site {name!r}; it has {known}")
+
+    def at_site(self, name: str) -> Environment:
+        """Return the environment as it is while the site `name` serves: its hosts, database, cache and storage.
+
+        Procedures that are given it change that site and no other. `KeyError` when there is no such site.
+        """
+        site, declared = self.site(name), self._declared or self
+        changes: dict[str, Any] = {"active_site": name}
+        for part in ("ssh_conn_id", "cache", "object_store", "monitoring"):
+            if getattr(site, part) is not None:
+                changes[part] = getattr(site, part)
+        if site.database is not None:
+            own = {field: value for field, value in site.database if value is not None}
+            changes["database"] = declared.database.model_copy(update=own)
+        backup = declared.policies.backup
+        if site.repository_conn_id is not None and backup is not None:
+            backup = backup.model_copy(update={"repository_conn_id": site.repository_conn_id})
+            changes["policies"] = declared.policies.model_copy(update={"backup": backup})
+        placed = declared.model_copy(update=changes)
+        placed._declared = declared
+        return placed
+
+    def public_addresses(self, site: str) -> tuple[str, ...]:
+        """Return what DNS answers while `site` serves; nothing when its load balancers have names only."""
+        stated = self.site(site).public_addresses
+        balancers = self.hosts_with_role(Role.LOAD_BALANCER, site=site)
+        return stated or tuple(host.address for host in balancers if host.address.replace(".", "").isdigit())
+
+    def hosts_with_role(
+        self, role: Role | str, include_spare: bool = False, site: str | None = None
+    ) -> tuple[Host, ...]:
+        """Return the hosts with `role` in the file's order, of the active site unless another one is named.
+
+        Spare hosts only when asked for.
+        """
+        wanted, place = Role(role), site if site is not None else self.active_site
+        return tuple(
+            host
+            for host in self.hosts
+            if wanted in host.roles and host.site == place and (include_spare or not host.spare)
+        )
 
     def host(self, name: str) -> Host:
         """Return the host called `name`; `KeyError` with the known names when there is none."""
@@ -176,6 +247,7 @@ class Environment(Model):
     def _check_consistency(self) -> Self:
         findings = [
             *self._check_hosts(),
+            *check_sites(self),
             *self._check_colors(),
             *self._check_roles(),
             *self._check_archives(),
@@ -222,10 +294,14 @@ class Environment(Model):
             if backends[entry.backend] > 1:
                 yield Finding((*place, "backend"), entry.backend, "expected a backend of its own for each color")
 
+    def _of_primary_site(self, role: Role, include_spare: bool = False) -> tuple[Host, ...]:
+        """Policies are written for the primary site; while another one serves, procedures check what it allows."""
+        return self.hosts_with_role(role, include_spare, self.primary_site.name)
+
     def _check_roles(self) -> Iterator[Finding]:
         if self.policies.blue_green is not None:
             for role in (Role.LOAD_BALANCER, Role.APPLICATION):
-                if not self.hosts_with_role(role):
+                if not self._of_primary_site(role):
                     yield Finding(
                         ("hosts",),
                         NOTHING,
@@ -233,7 +309,7 @@ class Environment(Model):
                     )
         yield from self._check_rolling()
         replicas = self.database.replicas
-        found = len(self.hosts_with_role(Role.DATABASE, include_spare=True))
+        found = len(self._of_primary_site(Role.DATABASE, include_spare=True))
         if replicas and found < replicas + 1:
             yield Finding(
                 ("database", "replicas"), replicas, f"expected {replicas + 1} hosts with role database, found {found}"
@@ -259,7 +335,7 @@ class Environment(Model):
         if self.database.ssh_conn_id is None:
             expected = "expected a connection id, because policies.backup works as the owner of the cluster"
             yield Finding(("database", "ssh_conn_id"), NOTHING, expected)
-        if not self.hosts_with_role(Role.DATABASE):
+        if not self._of_primary_site(Role.DATABASE):
             yield Finding(("hosts",), NOTHING, "expected a host with role database (policies.backup needs it)")
         if policy.run_on == "replica" and not self.database.replicas:
             expected = "expected primary, because database.replicas is 0"
@@ -275,7 +351,7 @@ class Environment(Model):
                 yield Finding(
                     ("database", field), NOTHING, "expected a connection id, because of policies.database_switch"
                 )
-        if not self.hosts_with_role(Role.DATABASE_ENDPOINT):
+        if not self._of_primary_site(Role.DATABASE_ENDPOINT):
             yield Finding(
                 ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
             )
@@ -286,11 +362,9 @@ class Environment(Model):
         if self.policies.database_switch is None:
             expected = "expected, because policies.disaster_recovery promotes and follows as a switch does"
             yield Finding(("policies", "database_switch"), NOTHING, expected)
-        secondary = {site.name for site in self.sites if site.kind == "secondary"}
-        for role in (Role.LOAD_BALANCER, Role.APPLICATION, Role.DATABASE):
-            if not any(host.site in secondary and role in host.roles for host in self.hosts):
-                expected = f"expected a host with role {role} at a secondary site, because of policies.disaster_recovery"
-                yield Finding(("hosts",), NOTHING, expected)
+        if self.secondary_site is None:
+            expected = "expected a site of kind secondary, because of policies.disaster_recovery"
+            yield Finding(("sites",), NOTHING, expected)
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling
@@ -300,7 +374,7 @@ class Environment(Model):
             yield Finding(
                 ("policies", "blue_green"), NOTHING, "expected, because policies.rolling judges by its numbers"
             )
-        hosts = len(self.hosts_with_role(Role.APPLICATION))
+        hosts = len(self._of_primary_site(Role.APPLICATION))
         # Without any host, what blue-green needs is said already.
         if hosts and hosts - rolling.batch_size < rolling.minimum_in_rotation:
             yield Finding(

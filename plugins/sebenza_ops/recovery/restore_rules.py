@@ -29,7 +29,7 @@ class Live:
 
 def restorable_hosts(environment: Environment) -> tuple[Host, ...]:
     """The hosts that can be restored: those that are an application host and nothing else, spares too."""
-    return tuple(host for host in environment.hosts if host.roles == (Role.APPLICATION,))
+    return tuple(host for host in environment.active_hosts if host.roles == (Role.APPLICATION,))
 
 
 def chosen_set(sets: Sequence[ArchiveSet], host: str, label: str, bad: Collection[str] = ()) -> ArchiveSet:

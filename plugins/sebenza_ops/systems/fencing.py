@@ -31,7 +31,7 @@ def changed_hosts(environment: Environment) -> tuple[Host, ...]:
     """The hosts that a change of this environment may touch: its load balancers and its application hosts."""
     return tuple(
         host
-        for host in environment.hosts
+        for host in environment.active_hosts
         if not host.spare and {"load_balancer", "application"} & {str(role) for role in host.roles}
     )
 

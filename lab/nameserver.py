@@ -1,0 +1,99 @@
+"""The lab's name servers: an authoritative one that takes signed updates, and a resolver with a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import dns.exception
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import dns.tsig
+import dns.tsigkeyring
+import dns.update
+
+from lab import paths
+from lab.accounts import DNS_USER, make_directory, write_as
+from lab.addresses import CLIENT_NETWORK, DNS_PORT, address
+from lab.hosts import ENVIRONMENTS, LabEnvironment
+from lab.rendering import render
+from lab.secrets import lab_secrets
+from lab.waiting import LabError, until
+
+AUTHORITATIVE: Final = "dns1"
+RESOLVER: Final = "dns2"
+ZONE: Final = "sebenza.com"
+KEY_NAME: Final = "sebenza-ops"
+
+# A rehearsal must not wait for minutes until a cache forgets.
+TTL_SECONDS: Final = 10
+TTL_BEFORE_SWITCH_SECONDS: Final = 2
+
+_TIMEOUT_SECONDS = 2.0
+
+
+def write(host: str, root: Path) -> None:
+    """Write a name server's configuration, and its zone unless it has one."""
+    for directory in ("run/named", "var/lib/named"):
+        make_directory(root / directory, DNS_USER, 0o750)
+    names = [environment.hostname for environment in ENVIRONMENTS.values()]
+    values = {"zone": ZONE, "server": address(AUTHORITATIVE), "ttl_seconds": TTL_SECONDS}
+    configuration = render(
+        "named.conf.j2",
+        **values,
+        host=host,
+        root=paths.host_root(host),
+        authoritative=host == AUTHORITATIVE,
+        address=address(host),
+        port=DNS_PORT,
+        network=CLIENT_NETWORK,
+        key_name=KEY_NAME,
+        secret=lab_secrets().dns_key,
+        names=names,
+    )
+    write_as(root / "etc/named/named.conf", configuration, DNS_USER, 0o600)
+    zone = root / f"var/lib/named/{ZONE}.zone"
+    # Afterwards it is the server's own: what procedures have changed stays.
+    if host == AUTHORITATIVE and not zone.exists():
+        write_as(zone, render("zone.j2", **values, records=_records()), DNS_USER)
+
+
+def _records() -> dict[str, list[str]]:
+    return {environment.hostname: addresses_of(environment) for environment in ENVIRONMENTS.values()}
+
+
+def addresses_of(environment: LabEnvironment) -> list[str]:
+    """What DNS answers for an environment while its hosts at this site serve."""
+    return [address(host) for host in environment.load_balancers]
+
+
+def ask(server: str, name: str) -> list[str]:
+    """The addresses that a server of the lab answers for a name, sorted. `OSError` when it does not answer."""
+    query = dns.message.make_query(name, "A")
+    try:
+        answer = dns.query.udp(query, address(server), timeout=_TIMEOUT_SECONDS, port=DNS_PORT)
+    except dns.exception.Timeout as error:
+        raise TimeoutError(f"{server} does not answer") from error
+    return sorted(str(item) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.A for item in rrset)
+
+
+def await_answers() -> None:
+    """Wait until both servers answer for every environment. Raises LabError that names who does not."""
+    for server in (AUTHORITATIVE, RESOLVER):
+        for environment in ENVIRONMENTS.values():
+            name = environment.hostname
+            until(lambda s=server, n=name: bool(ask(s, n)), f"{server}: answers for {name}", 20)  # type: ignore[misc]
+
+
+def reset() -> None:
+    """Let every environment's name lead to its primary site again, whatever procedures have changed."""
+    update = dns.update.UpdateMessage(
+        ZONE, keyring=dns.tsigkeyring.from_text({KEY_NAME: lab_secrets().dns_key}), keyalgorithm=dns.tsig.HMAC_SHA256
+    )
+    for name, addresses in _records().items():
+        update.replace(f"{name}.", TTL_SECONDS, "A", *addresses)
+    answer = dns.query.tcp(update, address(AUTHORITATIVE), timeout=_TIMEOUT_SECONDS, port=DNS_PORT)
+    if answer.rcode() != dns.rcode.NOERROR:
+        raise LabError(f"{AUTHORITATIVE}: refuses the update of {ZONE}: {dns.rcode.to_text(answer.rcode())}")

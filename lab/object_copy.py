@@ -1,0 +1,50 @@
+"""The secondary site's copy of the object storage: filled from the first one while that can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab import paths, tls
+from lab.accounts import LOGIN_USER, make_directory, own, write_as
+from lab.addresses import SSH_PORT, address
+from lab.hosts import SECONDARY_SITE
+from lab.rendering import render
+
+SOURCE = "storage"
+COPY = SECONDARY_SITE.storage_host
+
+
+def login(host: str) -> str:
+    """The line that lets the copy's host log in to the storage that it copies; nothing on other hosts."""
+    return f"restrict {_key()} {COPY}\n" if host == SOURCE and paths.SECONDARY_SITE_FILE.exists() else ""
+
+
+def _key() -> str:
+    return tls.ensure_ssh_key(paths.host_files(COPY) / "etc/object-copy/id_ed25519", COPY)
+
+
+def write(host: str, root: Path) -> None:
+    """Write what copies, its key, and its places."""
+    for directory in ("var/lib/object-copy", "var/lib/object-copy/lists", "var/lib/object-copy/partial"):
+        make_directory(root / directory, LOGIN_USER, 0o700)
+    _key()
+    own(root / "etc/object-copy/id_ed25519", LOGIN_USER, 0o600)
+    source_key = tls.ensure_ssh_key(paths.host_files(SOURCE) / "etc/ssh/ssh_host_ed25519_key", SOURCE)
+    write_as(root / "etc/object-copy/known_hosts", f"[{address(SOURCE)}]:{SSH_PORT} {source_key}\n")
+    write_as(
+        root / "etc/object-copy/copy.sh",
+        render(
+            "object-copy.sh.j2",
+            root=paths.host_root(host),
+            user=LOGIN_USER,
+            source_address=address(SOURCE),
+            source_root=paths.host_root(SOURCE),
+            ssh_port=SSH_PORT,
+        ),
+    )
+
+
+def completed_at() -> str:
+    """When the last whole round of copying ended (UTC, ISO 8601); empty before the first one."""
+    file = paths.host_files(COPY) / "var/lib/object-copy/completed_at"
+    return file.read_text().strip() if file.exists() else ""
