@@ -30,7 +30,7 @@ class EscrowPolicy(Model):
 
 
 class DisasterRecoveryPolicy(Model):
-    """How the environment is recovered at its secondary site. Needs one, with a standby, an application and an entry."""
+    """How the environment is recovered at its secondary site, which it needs."""
 
     owner: Annotated[
         str, Field(min_length=1, description="Who owns what a drill or a recovery finds. Ours: devops.")

@@ -105,9 +105,7 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
     _forget_cache(run, placed, applications[0])
     names = ", ".join(host.name for host in applications)
     detail = f"{release_id} is healthy on {names}, seen from every load balancer of {plan.to_site}"
-    run.record(
-        [GateFact.model_validate({"name": "application", "verdict": "pass", "detail": detail, "at": utc_now()})]
-    )
+    run.record([GateFact.model_validate({"name": "application", "verdict": "pass", "detail": detail, "at": utc_now()})])
     run.note(detail, "success")
     save_progress(run, release_id=release_id, color=color.value)
     return detail

@@ -13,8 +13,8 @@ from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.recovery.disaster_assess import Databases, databases, look
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
-from sebenza_ops.recovery.disaster_rules import ComponentVerdict, Verdict
 from sebenza_ops.recovery.disaster_record import save_progress
+from sebenza_ops.recovery.disaster_rules import ComponentVerdict, Verdict
 from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.recovery.switch_over import UNFENCED_ACTION
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint
@@ -41,9 +41,9 @@ def fence_site(run: ChangeRun, plan: DisasterPlan, approved_by: str) -> str:
     if alive and (untold or not away):
         _gate(run, "fail", f"{', '.join(alive)} take connections and can't be stopped: {unreachable[alive[0]]}")
         raise DisasterRefusedError(
-            f"{', '.join(alive)} at {plan.from_site} take connections, can't be stopped ({unreachable[alive[0]]}), and "
-            f"the site's endpoint can't keep clients away ({'; '.join(untold) or 'it has none'}): nothing was promoted, "
-            "two primaries would be worse. Cut the site's network, or reach one of both, and clear this task"
+            f"{', '.join(alive)} at {plan.from_site} take connections, can't be stopped ({unreachable[alive[0]]}), "
+            f"and its endpoint can't keep clients away ({'; '.join(untold) or 'it has none'}): nothing was promoted. "
+            "Two primaries would be worse. Cut the site's network, or reach one of both, and clear this task"
         )
     detail = _words(stopped, unreachable, away, untold)
     _gate(run, "waived" if unreachable else "pass", detail)
@@ -98,7 +98,7 @@ def _stop_all(run: ChangeRun, found: Databases, plan: DisasterPlan) -> tuple[lis
     return stopped, unreachable
 
 
-def _raise_fenced(answers: dict[str, None | OutsideSystemError]) -> None:
+def _raise_fenced(answers: dict[str, OutsideSystemError | None]) -> None:
     for answer in answers.values():
         if isinstance(answer, FencedOffError):
             raise answer
