@@ -241,7 +241,7 @@ class LeadUsersOperator(RecoveryStepOperator):
         """Change the records, and wait until everybody answers them."""
         from sebenza_ops.recovery.disaster_dns import lead_users
 
-        return lambda run, plan: lead_users(run, plan.to_site)
+        return lambda run, plan: lead_users(run, plan.from_site, plan.to_site)
 
 
 class VerifyRecoveryOperator(RecoveryStepOperator):
@@ -251,9 +251,16 @@ class VerifyRecoveryOperator(RecoveryStepOperator):
 
     def step(self) -> Callable[[ChangeRun, DisasterPlan], str]:
         """Prove it."""
+        from sebenza_ops.recovery.disaster_dns import restore_ttl
         from sebenza_ops.recovery.disaster_verify import verify_recovery
 
-        return verify_recovery
+        def prove(run: ChangeRun, plan: DisasterPlan) -> str:
+            proven = verify_recovery(run, plan)
+            restore_ttl(run, plan.to_site)
+            run.tell_warning(f"{plan.environment} is served from {plan.to_site} now ({plan.kind}): {proven}")
+            return proven
+
+        return prove
 
 
 class FinishRecoveryOperator(DisasterOperator):

@@ -192,6 +192,7 @@ def _findings(
         replica_answers=any(state.is_standby for state in old),
         standby_problem="; ".join(problems),
         failover_loss=loss,
+        repository_problem="this version restores no whole site from it by itself (restore_database does)",
         critical_tables=policy.critical_tables if policy else (),
         rto_seconds=objectives.rto_seconds,
     )
