@@ -13,8 +13,9 @@ LOGIN_USER: Final = "sebenza"
 # Owns the clusters, and makes their backups.
 DATABASE_USER: Final = "postgres"
 
-# Runs the name servers of the secondary site.
-DNS_USER: Final = "bind"
+# Run the name server and the resolver of the secondary site.
+DNS_USER: Final = "knot"
+RESOLVER_USER: Final = "unbound"
 
 # Each comes with its Debian package; sebenza is made by scripts/setup.sh.
 SERVICE_USERS: Final = (LOGIN_USER, "postgres", "redis", "haproxy", "www-data", "prometheus")

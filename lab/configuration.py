@@ -369,6 +369,7 @@ _WRITERS = {
     "rclone": _rclone,
     "prometheus": _prometheus,
     "mailbox": _mailbox,
-    "named": nameserver.write,
+    "knot": nameserver.write_server,
+    "unbound": nameserver.write_resolver,
     "object-copy": object_copy.write,
 }

@@ -89,7 +89,7 @@ def up(report: Report) -> None:
     inventory.write_all()
     monitoring.render(paths.LAB_DIR)
     report("starting hosts: " + ", ".join(hosts))
-    _in_parallel(_power_on, hosts)
+    _in_parallel(power_on, hosts)
     with ThreadPoolExecutor(max_workers=1) as background:
         artifact = background.submit(_prepare_artifact, report)
         report("databases: db1, db2, staging")
@@ -123,7 +123,8 @@ def _clear_faults() -> None:
             entry.rmdir() if entry.is_dir() else entry.unlink()
 
 
-def _power_on(host: str) -> None:
+def power_on(host: str) -> None:
+    """Start a host's service manager unless it runs, and what starts by itself there."""
     if not supervision.is_up(host):
         postgres.remove_stale_lock(host)
         _set_long_logs_aside(host)
@@ -189,7 +190,7 @@ def _ensure_color(host: str, color: str, release_id: str) -> None:
 
 def start_host(host: str) -> None:
     """Start a host that is down, or what is down on it, in the order its services need; await that each listens."""
-    _power_on(host)
+    power_on(host)
     for service in SERVICES[host]:
         start_service(host, service)
 

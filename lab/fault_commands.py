@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lab import faults
 from lab.fault_register import Fault
 from lab.faults import CORRUPTIONS, CUTS
+from lab.site_faults import SITES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -57,6 +58,11 @@ def add_commands(commands: Commands) -> None:
     corrupt.add_argument("target", choices=["marker", "last-good", "map", "map-in-memory"])
     corrupt.add_argument("how", choices=CORRUPTIONS)
     corrupt.set_defaults(run=lambda each: _made(faults.corrupt(each.host, each.target, each.how)))
+
+    site = kinds.add_parser("site", help="SIGKILL everything at a site, its Airflow, ledger and storage too")
+    site.add_argument("site", metavar="SITE", choices=list(SITES), help=", ".join(SITES))
+    site.add_argument("--keep-airflow", action="store_true", help="let Airflow run, as if it stood elsewhere")
+    site.set_defaults(run=lambda each: _made(faults.kill_site(each.site, airflow=not each.keep_airflow)))
 
     absent = kinds.add_parser("metrics-absent", help="take Prometheus away")
     absent.set_defaults(run=lambda _: _made(faults.metrics_absent()))

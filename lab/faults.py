@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lab import application_hosts, damage, emptying, estate, haproxy, kernel, network, pm2_processes, supervision
+from lab import (
+    application_hosts,
+    damage,
+    emptying,
+    estate,
+    haproxy,
+    kernel,
+    network,
+    pm2_processes,
+    site_faults,
+    supervision,
+)
 from lab.addresses import (
     ALERTMANAGER_PORT,
     COLOR_PORTS,
@@ -37,6 +48,7 @@ __all__ = [
     "empty",
     "fill_disk",
     "kill",
+    "kill_site",
     "mend",
     "metrics_absent",
     "reload_haproxy",
@@ -165,6 +177,11 @@ def corrupt(host: str, target: str, how: str) -> Fault:
     return fault
 
 
+def kill_site(name: str, *, airflow: bool = True) -> Fault:
+    """SIGKILL every process of a site, Airflow and storage among them, and take its ledger away."""
+    return site_faults.kill_site(name, airflow=airflow)
+
+
 def metrics_absent() -> Fault:
     """Take Prometheus away: its process is killed and stays dead."""
     return kill("monitoring", "prometheus")
@@ -246,6 +263,7 @@ def _mend_corrupted(fault: Fault) -> None:
 
 _MENDS: Final[dict[str, Callable[[Fault], Any]]] = {
     "kill": _mend_killed,
+    "kill-site": site_faults.mend_site,
     "stop": _mend_killed,
     "cut": _mend_cut,
     "slow": _mend_slow,

@@ -43,7 +43,8 @@ SERVICE_PORTS: Final[dict[str, tuple[int, ...]]] = {
     "node-exporter": (NODE_EXPORTER_PORT,),
     "mailbox": (MAILBOX_HTTP_PORT, MAILBOX_SMTP_PORT),
     "object-copy": (),
-    "named": (DNS_PORT,),
+    "knot": (DNS_PORT,),
+    "unbound": (DNS_PORT,),
 }
 
 _ONE_HOST: Final = ("sshd", "redis", "pm2", "nginx", "haproxy")
@@ -70,8 +71,8 @@ SERVICES: Final[dict[str, tuple[str, ...]]] = {
     "db3": ("sshd", "postgresql"),
     "cache2": ("sshd", "redis"),
     "storage2": ("sshd", "rclone", "object-copy"),
-    "dns1": ("sshd", "named"),
-    "dns2": ("sshd", "named"),
+    "dns1": ("sshd", "knot"),
+    "dns2": ("sshd", "unbound"),
 }
 
 

@@ -112,7 +112,7 @@ def environment_document(environment: LabEnvironment) -> dict[str, Any]:
     document["alerts_webhook_conn_id"] = f"sebenza_{environment.name}_alerts_webhook"
     document["service_manager"] = {
         "kind": "supervisor",
-        "units": {service: service for service in ("haproxy", "nginx", "postgresql", "redis", "pm2")},
+        "units": {service: service for service in ("haproxy", "nginx", "postgresql", "redis", "pm2", "object-copy")},
     }
     if not paths.GATES_FILE.exists():
         # Unless asked for: rehearsals of the switch would otherwise wait for people.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dns.exception
 import dns.message
@@ -15,7 +15,7 @@ import dns.tsigkeyring
 import dns.update
 
 from lab import paths
-from lab.accounts import DNS_USER, make_directory, write_as
+from lab.accounts import DNS_USER, RESOLVER_USER, make_directory, write_as
 from lab.addresses import CLIENT_NETWORK, DNS_PORT, address
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.rendering import render
@@ -34,30 +34,35 @@ TTL_BEFORE_SWITCH_SECONDS: Final = 2
 _TIMEOUT_SECONDS = 2.0
 
 
-def write(host: str, root: Path) -> None:
-    """Write a name server's configuration, and its zone unless it has one."""
-    for directory in ("run/named", "var/lib/named"):
+def write_server(host: str, root: Path) -> None:
+    """Write the authoritative server's configuration, and its zone unless it has one."""
+    for directory in ("run/knot", "var/lib/knot"):
         make_directory(root / directory, DNS_USER, 0o750)
-    names = [environment.hostname for environment in ENVIRONMENTS.values()]
-    values = {"zone": ZONE, "server": address(AUTHORITATIVE), "ttl_seconds": TTL_SECONDS}
-    configuration = render(
-        "named.conf.j2",
-        **values,
-        host=host,
-        root=paths.host_root(host),
-        authoritative=host == AUTHORITATIVE,
-        address=address(host),
-        port=DNS_PORT,
-        network=CLIENT_NETWORK,
-        key_name=KEY_NAME,
-        secret=lab_secrets().dns_key,
-        names=names,
-    )
-    write_as(root / "etc/named/named.conf", configuration, DNS_USER, 0o600)
-    zone = root / f"var/lib/named/{ZONE}.zone"
+    values = {"key_name": KEY_NAME, "secret": lab_secrets().dns_key, "names": list(_records())}
+    write_as(root / "etc/knot/knot.conf", render("knot.conf.j2", **_common(host), **values), DNS_USER, 0o600)
+    zone = root / f"var/lib/knot/{ZONE}.zone"
     # Afterwards it is the server's own: what procedures have changed stays.
-    if host == AUTHORITATIVE and not zone.exists():
-        write_as(zone, render("zone.j2", **values, records=_records()), DNS_USER)
+    if not zone.exists():
+        write_as(zone, render("zone.j2", **_common(host), ttl_seconds=TTL_SECONDS, records=_records()), DNS_USER)
+
+
+def write_resolver(host: str, root: Path) -> None:
+    """Write the resolver's configuration."""
+    for directory in ("run/unbound", "var/lib/unbound"):
+        make_directory(root / directory, RESOLVER_USER, 0o750)
+    write_as(root / "etc/unbound/unbound.conf", render("unbound.conf.j2", **_common(host)))
+
+
+def _common(host: str) -> dict[str, Any]:
+    return {
+        "host": host,
+        "root": paths.host_root(host),
+        "address": address(host),
+        "port": DNS_PORT,
+        "network": CLIENT_NETWORK,
+        "zone": ZONE,
+        "server": address(AUTHORITATIVE),
+    }
 
 
 def _records() -> dict[str, list[str]]:

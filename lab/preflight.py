@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from lab import paths, supervision
-from lab.accounts import DATABASE_USER, DNS_USER, LOGIN_USER, SERVICE_USERS, missing_users
+from lab.accounts import DATABASE_USER, DNS_USER, LOGIN_USER, RESOLVER_USER, SERVICE_USERS, missing_users
 from lab.addresses import ALL_HOST_NAMES, NETWORK, address
 from lab.hosts import has_secondary_site, listening
 from lab.waiting import LabError
@@ -24,7 +24,7 @@ _PROGRAMS = (
     "pgbackrest", "check_pgbackrest", "rsync", "age", "zstd", "prometheus", "prometheus-alertmanager",
     "prometheus-node-exporter",
 )  # fmt: skip
-_PROGRAMS_OF_SECONDARY_SITE = ("named",)
+_PROGRAMS_OF_SECONDARY_SITE = ("knotd", "unbound")
 
 
 def check() -> None:
@@ -48,7 +48,7 @@ def _check_programs() -> None:
         raise LabError(f"PostgreSQL 15 is not installed in {paths.POSTGRES_BIN}: {setup}")
     if not paths.PM2.exists():
         raise LabError(f"PM2 is not installed in lab/node: {setup}")
-    if missing := missing_users([DNS_USER] if has_secondary_site() else []):
+    if missing := missing_users([DNS_USER, RESOLVER_USER] if has_secondary_site() else []):
         raise LabError(f"the accounts {', '.join(missing)} do not exist: {setup}")
 
 

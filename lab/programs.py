@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lab import paths
-from lab.accounts import DNS_USER, LOGIN_USER
+from lab.accounts import DNS_USER, LOGIN_USER, RESOLVER_USER
 from lab.addresses import (
     ALERTMANAGER_PORT,
     MAILBOX_HTTP_PORT,
@@ -172,12 +172,21 @@ def _object_copy(host: str) -> Program:
     )
 
 
-def _named(host: str) -> Program:
-    # In the foreground; one thread answers all that a lab asks.
+def _knot(host: str) -> Program:
+    # Without -d it stays in the foreground.
     return Program(
-        "named",
-        f"{paths.program('named')} -g -4 -n 1 -c {paths.host_root(host)}/etc/named/named.conf",
+        "knot",
+        f"{paths.program('knotd')} -c {paths.host_root(host)}/etc/knot/knot.conf",
         user=DNS_USER,
+        stop_wait_seconds=5,
+    )
+
+
+def _unbound(host: str) -> Program:
+    return Program(
+        "unbound",
+        f"{paths.program('unbound')} -d -c {paths.host_root(host)}/etc/unbound/unbound.conf",
+        user=RESOLVER_USER,
         stop_wait_seconds=5,
     )
 
@@ -196,7 +205,8 @@ _PROGRAMS: Final = {
     "node-exporter": _node_exporter,
     "mailbox": _mailbox,
     "object-copy": _object_copy,
-    "named": _named,
+    "knot": _knot,
+    "unbound": _unbound,
 }
 
 

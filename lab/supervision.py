@@ -301,7 +301,7 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 # Processes of these programs overwrite their environment, where the marker is; they are told by where they work.
-_RETITLED = {"named", "postgres", "nginx", "haproxy", "sshd", "redis-server"}
+_RETITLED = {"postgres", "nginx", "haproxy", "sshd", "redis-server"}
 
 
 def leftovers() -> list[psutil.Process]:

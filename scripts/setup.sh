@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 STATE_DIR=.venv/.setup
 REQUIRED_DISK_MIB=6144
 DEBIAN_PACKAGES=(
-  age bind9 check-pgbackrest chromium ca-certificates curl git haproxy iproute2 iptables jq nginx-light openssh-client
+  age check-pgbackrest chromium ca-certificates curl git haproxy iproute2 iptables jq knot nginx-light openssh-client
   openssh-server openssl pgbackrest postgresql-15 procps prometheus prometheus-alertmanager prometheus-node-exporter
-  python3 python3-venv redis-server rsync socat util-linux zstd
+  python3 python3-venv redis-server rsync socat unbound util-linux zstd
 )
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -147,6 +147,16 @@ class Supervision:
         self.socket.unlink(missing_ok=True)
         return len(alive)
 
+    def kill(self) -> int:
+        """SIGKILL the supervisor and everything below it at once, as a machine that is gone; how many there were."""
+        root = self.process()
+        family = [] if root is None else [root, *root.children(recursive=True)]
+        for process in [*family, *self._strays()]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        return len(family)
+
     def _strays(self) -> list[psutil.Process]:
         """Processes of this Airflow that outlived a killed supervisor: they work in its home directory."""
         found = []

@@ -243,6 +243,7 @@ class Service(StrEnum):
     POSTGRESQL = "postgresql"
     REDIS = "redis"
     PM2 = "pm2"
+    OBJECT_COPY = "object-copy"
 
 
 _SYSTEMD_UNITS = {
@@ -251,6 +252,7 @@ _SYSTEMD_UNITS = {
     Service.POSTGRESQL: "postgresql@{version}-main.service",
     Service.REDIS: "redis-server.service",
     Service.PM2: "pm2-{user}.service",
+    Service.OBJECT_COPY: "sebenza-object-copy.service",
 }
 
 
@@ -267,8 +269,8 @@ class ServiceManager(Model):
     units: Annotated[
         dict[Service, str],
         Field(
-            description="Unit (or program) of haproxy, nginx, postgresql, redis or pm2, where it differs from the "
-            "default. {host}, {version} and {user} are replaced."
+            description="Unit (or program) of haproxy, nginx, postgresql, redis, pm2 or object-copy, where it differs "
+            "from the default. {host}, {version} and {user} are replaced."
         ),
     ] = Field(default_factory=dict)
 
