@@ -141,6 +141,7 @@ def _place_sites(document: dict[str, Any]) -> None:
         document["sites"] = [site for site in document["sites"] if site["kind"] == "primary"]
         document["hosts"] = [host for host in document["hosts"] if host.get("site", "primary") == "primary"]
         del document["dns"]
+        document["policies"].pop("disaster_recovery", None)
         return
     site = next(site for site in document["sites"] if site["kind"] == "secondary")
     site["database"]["endpoint"] = SECONDARY_SITE.database_endpoint

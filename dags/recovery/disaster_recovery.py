@@ -86,7 +86,7 @@ def make_dag(environment: Environment) -> None:
                     RECOMMENDED,
                     type="string",
                     enum=[RECOMMENDED, "failover"],
-                    description="recommended: what the assessment says. failover: promote the secondary site's standby.",
+                    description="recommended: what the assessment says. failover: promote the other site's standby.",
                 ),
                 "reason": reason_param("What has happened.", required=True),
                 "release_id": Param(

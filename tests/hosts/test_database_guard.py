@@ -1,4 +1,4 @@
-"""A former primary asks the other site before it starts: on a real pair, with the other one promoted, gone, or a replica."""
+"""A former primary asks the other site before it starts: on a real pair; the other one promoted, gone, a replica."""
 
 from __future__ import annotations
 
@@ -100,4 +100,6 @@ def test_a_place_tells_what_it_reaches(pair: tuple[Server, Server]) -> None:
         # PostgreSQL answers no page: a connection is not enough for a load balancer.
         https_target("127.0.0.1", pair[0].port, "/health"),
     ]
-    assert look_from_here("app.sebenza.com", targets, seconds=2) == dict(zip(targets, (True, False, False), strict=True))
+    assert look_from_here("app.sebenza.com", targets, seconds=2) == dict(
+        zip(targets, (True, False, False), strict=True)
+    )

@@ -49,7 +49,9 @@ def seen(place: str, **reached: bool | None) -> list[Sighting]:
 
 
 def verdicts(*sightings: list[Sighting]) -> dict[str, Verdict]:
-    return {each.component.host: each.verdict for each in judge_components(sum(sightings, []))}
+    return {
+        each.component.host: each.verdict for each in judge_components([each for part in sightings for each in part])
+    }
 
 
 def test_what_nobody_reaches_is_lost_and_what_some_reach_is_cut_off() -> None:

@@ -38,9 +38,7 @@ def lead_users(run: ChangeRun, from_site: str, to_site: str) -> str:
     slowest = 0.0
     for name in dns.names:
         try:
-            old, new = change(
-                zone, name, values=wanted, ttl_seconds=dns.ttl_before_switch_seconds, expected=before
-            )
+            old, new = change(zone, name, values=wanted, ttl_seconds=dns.ttl_before_switch_seconds, expected=before)
         except DnsChangedError as error:
             raise DisasterRefusedError(str(error)) from error
         if old != new:
@@ -74,7 +72,7 @@ def await_lead(run: ChangeRun, dns: Dns, name: str, wanted: tuple[str, ...]) -> 
             return took
         if took >= dns.propagation_timeout_seconds:
             raise OutsideSystemError(
-                f"{name} is changed, and not answered everywhere within {dns.propagation_timeout_seconds} s: {waiting}. "
+                f"{name} is changed, but not answered by all within {dns.propagation_timeout_seconds} s: {waiting}. "
                 "The change stands; clear this task to look again"
             )
         if waiting != told:
