@@ -7,7 +7,8 @@
 #   GUARD_WITNESSES  "HOST:PORT HOST:PORT": the database servers of the other site
 #   GUARD_USER       a role that may connect there to `postgres` without a password (the endpoint's health check has one)
 #   GUARD_SECONDS    how long it waits for an answer; default 30
-#   GUARD_ALONE_FILE a file that lets it start without any answer, once: somebody knows that the other site does not serve
+#   GUARD_ALONE_FILE a file that lets it start without any answer: somebody knows that the other site does not serve. It
+#                    counts for the next start only
 # It starts as it is when it is a replica, when a witness of the same cluster is a replica, or when a witness answers that
 # does not have a newer history. It is made a replica of nobody, which takes no writes, when a witness is a primary with a
 # newer history, and when none answers: no data is not good news. It then waits for `rejoin` or `failback`.
@@ -26,6 +27,11 @@ be_replica() {
   : >"$GUARD_DATA/standby.signal"
   sync "$GUARD_DATA"
 }
+_alone=
+if [ -n "${GUARD_ALONE_FILE:-}" ] && [ -e "$GUARD_ALONE_FILE" ]; then
+  _alone=yes
+  rm -f "$GUARD_ALONE_FILE"
+fi
 if [ -e "$GUARD_DATA/standby.signal" ] || [ ! -f "$GUARD_DATA/PG_VERSION" ]; then
   go_on "$@"
 fi
@@ -66,9 +72,8 @@ while [ -z "$_answered" ]; do
     _answered=yes
   done
   [ -z "$_answered" ] || go_on "$@"
-  if [ -n "${GUARD_ALONE_FILE:-}" ] && [ -e "$GUARD_ALONE_FILE" ]; then
-    say "no witness answers; somebody has allowed the start once ($GUARD_ALONE_FILE)"
-    rm -f "$GUARD_ALONE_FILE"
+  if [ -n "$_alone" ]; then
+    say "no server of the other site answers; this start was allowed by $GUARD_ALONE_FILE"
     go_on "$@"
   fi
   [ "$(date +%s)" -lt "$_give_up_at" ] || break
