@@ -22,6 +22,7 @@ from sebenza_ops.recovery.disaster_record import measures_of, progress_of, start
 from sebenza_ops.recovery.disaster_rules import DisasterType, Verdict
 from sebenza_ops.recovery.disaster_steps import plan_recovery, take_lease
 from sebenza_ops.recovery.disaster_verify import verify_recovery
+from sebenza_ops.recovery.failback import move_back, plan_failback, resynchronize, restore_replication
 from sebenza_ops.systems.errors import FencedOffError
 from tests.postgres_pair import until
 from tests.recovery.estate import SwitchEstate, switch_estate
@@ -150,6 +151,68 @@ def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(estate: SwitchEs
     assert "ERROR" in estate.control("start", "db1")
     assert estate.servers["db1"].state().has_signal
     verify_recovery(run, plan)
+
+
+def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = estate.run(ledger, emergency=True)
+    estate.kill("db1")
+    attempt(run, planned(run))
+    run.release("over")
+    back = estate.run(ledger)
+    start_record(back, "failback")
+    back.acquire("failback", 120, 0)
+    with writer(estate) as client:
+        until(lambda: len(client.acknowledged) > 20, "it writes at the other site")
+        plan = plan_failback(back, "v1")
+        assert (plan.from_site, plan.to_site, plan.database.old, plan.database.new) == (
+            "secondary",
+            "primary",
+            "db2",
+            "db1",
+        )
+        back.begin_attempt("failback", 120)
+        assert "rewound" in resynchronize(back, plan, "lindiwe")
+        assert estate.servers["db1"].state().is_streaming
+        calls, deadly, kills = 0, 1, 0
+
+        def counted(what: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal calls, deadly
+                result = what(*arguments, **options)
+                calls += 1
+                if calls == deadly:
+                    calls, deadly = 0, deadly + 1
+                    raise KilledError
+                return result
+
+            return call
+
+        for name in ("on_server", "states"):
+            monkeypatch.setattr(pair_module.Pair, name, counted(getattr(pair_module.Pair, name)))
+        number = int(back.holder.run_id.partition("__")[2])
+        while True:
+            back = estate.run(ledger, number)
+            back.begin_attempt("failback", 120)
+            try:
+                move_back(back, plan)
+            except KilledError:
+                kills += 1
+            else:
+                break
+        deadly = 0
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on, at the primary site")
+        back.begin_attempt("failback", 120)
+        restore_replication(back, plan, "lindiwe")
+    print(f"\nkilled {kills} times; longest gap {client.longest_gap_seconds:.1f} s")
+    assert kills >= 4
+    one, two = (estate.servers[name] for name in ("db1", "db2"))
+    assert (one.state().is_primary, two.state().is_streaming) == (True, True)
+    assert not two.state().slots, "a replica that keeps a slot keeps WAL for ever"
+    for server in (one, two):
+        until(lambda server=server: not client.missing((server.address, server.port)), f"{server.name} has all", 10)
 
 
 class KilledError(BaseException):

@@ -44,7 +44,7 @@ def promote_standby(run: ChangeRun, plan: DisasterPlan) -> str:
                 target.system_identifier,
                 target.timeline,
                 max(target.lsn, state.lsn),
-                target.old,
+                "",
                 policy.promote_timeout_seconds,
             ),
         )

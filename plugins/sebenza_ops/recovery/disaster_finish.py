@@ -67,8 +67,8 @@ def open_finding(run: ChangeRun, subject: str, text: str) -> None:
     run.note(f"finding for {owner}: {text}", "error")
 
 
-def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool) -> str:
-    """Record the outcome and store the evidence. Returns the summary."""
+def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, is_disaster: bool = True) -> str:
+    """Record the outcome and store the evidence; of a disaster, the objectives too. Returns the summary."""
     holder, ledger, name = run.holder, run.ledger, run.environment.name
     plan, known = planned_before(run), progress_of(run)
     said_no = ledger.audit.entries(environment=name, action="decision.rejected")
@@ -76,7 +76,7 @@ def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool) -
     served = bool(known.get("served_at"))
     outcome = judge(failed, plan_only=plan_only, has_changed=bool(known), rejected=bool(rejected))
     measured = ""
-    if plan is not None and served:
+    if plan is not None and served and is_disaster:
         measured = "; ".join(each.words for each in record_measures(run, plan, RECOVERED_ACTION)[1])
     if plan is None:
         summary = f"{name}: {failed[0]} failed, nothing was changed" if failed else f"{name}: nothing to do"

@@ -39,6 +39,8 @@ class DisasterOperator(BaseOperator):
     safe_to_retry = True
     ui_color = "#f1d9d6"
     purpose = "disaster recovery"
+    emergency = True
+    """Whether it takes the environment from whoever holds it, and goes on with the ledger down."""
 
     def __init__(self, *, environment: str, **kwargs: Any) -> None:
         super().__init__(**{"retries": RETRIES, "retry_delay": timedelta(0), **kwargs})
@@ -58,11 +60,11 @@ class DisasterOperator(BaseOperator):
         from sebenza_ops.recovery.disaster_record import start_record
         from sebenza_ops.recovery.disaster_steps import raise_tokens
 
-        run = ChangeRun.from_context(context, self.environment, emergency=True)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         current = run.ledger.leases.current(self.environment)
         try:
             # Housekeeping that has begun while people decided is not waited for. Another change is later than this run.
-            if current is not None and current.kind is LeaseKind.HOUSEKEEPING:
+            if self.emergency and current is not None and current.kind is LeaseKind.HOUSEKEEPING:
                 run.take_over(self.purpose, str(context["params"]["reason"]), self.ttl_seconds(run), 0)
             run.begin_attempt(self.purpose, self.ttl_seconds(run))
         except ChangeRefusedError as error:
@@ -85,25 +87,23 @@ class AssessOperator(DisasterOperator, SkipMixin):
         """Returns the plan, and as `text` what the question shows."""
         from sebenza_ops.recovery.disaster_plan import DisasterRefusedError
         from sebenza_ops.recovery.disaster_record import start_record
-        from sebenza_ops.recovery.disaster_rules import DisasterType
-        from sebenza_ops.recovery.disaster_steps import excluded_people, plan_recovery, take_lease
+        from sebenza_ops.recovery.disaster_steps import excluded_people
 
         refuse_unknown_conf(context)
         params = context["params"]
         reason, plan_only = str(params["reason"]), bool(params.get("plan_only"))
         if len(reason.strip()) < 10:
             raise AirflowFailException("refused, nothing was touched: reason: at least 10 characters say why")
-        kind = None if params["type"] == RECOMMENDED else DisasterType(str(params["type"]))
         try:
-            run = ChangeRun.from_context(context, self.environment, emergency=True)
+            run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
             start_record(run, self.purpose)
             if not plan_only:
-                take_lease(run, self.purpose, reason, self.ttl_seconds(run))
-            plan = plan_recovery(run, kind, str(params["release_id"]), _moment(str(params["last_good_at"])))
+                self.take_lease(run, reason)
+            plan = self.find_plan(run, params)
         except (ChangeRefusedError, DisasterRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         excluded = excluded_people(run)
-        text = plan.text(reason, run.holder.actor, excluded)
+        text = self.text(plan, reason, run.holder.actor, excluded)
         self.log.info("%s", text)
         data = {**plan.model_dump(mode="json"), "text": text}
         # A skip ends the task at once: what it returns would be lost.
@@ -115,6 +115,24 @@ class AssessOperator(DisasterOperator, SkipMixin):
             later = self.get_flat_relatives(upstream=False)
             self.skip(ti=context["ti"], tasks=[task for task in later if not task.is_teardown])
         return data
+
+    def take_lease(self, run: ChangeRun, reason: str) -> None:
+        """Take the environment from whoever holds it."""
+        from sebenza_ops.recovery.disaster_steps import take_lease
+
+        take_lease(run, self.purpose, reason, self.ttl_seconds(run))
+
+    def find_plan(self, run: ChangeRun, params: Any) -> DisasterPlan:
+        """What is to be done."""
+        from sebenza_ops.recovery.disaster_rules import DisasterType
+        from sebenza_ops.recovery.disaster_steps import plan_recovery
+
+        kind = None if params["type"] == RECOMMENDED else DisasterType(str(params["type"]))
+        return plan_recovery(run, kind, str(params["release_id"]), _moment(str(params["last_good_at"])))
+
+    def text(self, plan: DisasterPlan, reason: str, requested_by: str, excluded: dict[str, str]) -> str:
+        """What the question shows."""
+        return plan.text(reason, requested_by, excluded)
 
 
 def _moment(text: str) -> float | None:
@@ -153,8 +171,8 @@ class ApproveRecoveryOperator(HumanDecisionOperator):
         wait_seconds = self._response_seconds() + RESERVATION_GRACE_SECONDS
         try:
             if current is not None and current.holder.is_run(run.holder):
-                leases.release(self.environment, current.token, "people decide about the recovery now")
-            leases.reserve(self.environment, run.holder, "waiting for a decision on the recovery", wait_seconds)
+                leases.release(self.environment, current.token, "people decide now")
+            leases.reserve(self.environment, run.holder, "waiting for a decision on the site", wait_seconds)
         except (LeaseHeld, ReservationHeld, RunSuperseded) as error:
             raise AirflowFailException(f"{error} {self.UNTOUCHED}") from error
         return super().execute(context)
@@ -271,7 +289,7 @@ class FinishRecoveryOperator(DisasterOperator):
         from sebenza_ops.recovery.disaster_finish import finish_recovery
         from sebenza_ops.recovery.disaster_record import start_record
 
-        run = ChangeRun.from_context(context, self.environment, emergency=True)
+        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         found = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         states = {name: str(state) for name, state in found.get(context["run_id"], {}).items() if name != self.task_id}
         failed = [name for name, state in states.items() if state == "failed"] or [
@@ -280,7 +298,9 @@ class FinishRecoveryOperator(DisasterOperator):
         if run.is_journaled:
             start_record(run, self.purpose, context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
         try:
-            summary = finish_recovery(run, failed, plan_only=bool(context["params"].get("plan_only")))
+            summary = finish_recovery(
+                run, failed, plan_only=bool(context["params"].get("plan_only")), is_disaster=self.emergency
+            )
         finally:
             leases = run.ledger.leases
             current = leases.current(self.environment)

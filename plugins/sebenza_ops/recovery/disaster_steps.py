@@ -39,15 +39,7 @@ def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) ->
     Raises ChangeRefusedError when a later run has changed the environment.
     """
     environment = run.environment
-    hosts = [host for host in environment.hosts if not host.spare and _TOKEN_ROLES & set(host.roles)]
-
-    def read(placed: Environment, session: HostSession) -> int:
-        state_dir = session.host.path(placed.application.state_dir)
-        text = session.run_script("fence_read", [state_dir, placed.name], timeout_seconds=10).stdout
-        return parse_seen_token(session.host.name, text).token
-
-    answers = on_sites(environment, hosts, read).values()
-    seen = max((answer for answer in answers if isinstance(answer, int)), default=0)
+    seen = seen_token(run)
     former = run.ledger.leases.current(environment.name)
     lease = run.take_over(purpose, reason, ttl_seconds, seen)
     run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
@@ -56,6 +48,20 @@ def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) ->
         run.note(f"{former.holder} was fenced off: it held the lease for {former.purpose}", "warning")
     if run.is_journaled:
         run.note("the ledger is down: this run keeps a journal", "warning")
+
+
+def seen_token(run: ChangeRun) -> int:
+    """The highest fencing token that a host of either site has seen; 0 when none tells."""
+    environment = run.environment
+    hosts = [host for host in environment.hosts if not host.spare and _TOKEN_ROLES & set(host.roles)]
+
+    def read(placed: Environment, session: HostSession) -> int:
+        state_dir = session.host.path(placed.application.state_dir)
+        text = session.run_script("fence_read", [state_dir, placed.name], timeout_seconds=10).stdout
+        return parse_seen_token(session.host.name, text).token
+
+    answers = on_sites(environment, hosts, read).values()
+    return max((answer for answer in answers if isinstance(answer, int)), default=0)
 
 
 def raise_tokens(run: ChangeRun) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sebenza_ops.environments.models import Environment, Host, Role, Service
 from sebenza_ops.recovery.sites import on_sites
-from sebenza_ops.recovery.switch_plan import EndpointStates, ServerStates
+from sebenza_ops.recovery.switch_plan import EndpointStates, ServerStates, SwitchPlan
 from sebenza_ops.systems.database_dump import DatabaseLogin
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint, EndpointState
 from sebenza_ops.systems.database_server import DatabaseServer, ServerState
@@ -28,16 +28,18 @@ class Pair:
     Args:
         environment: The environment; its policy and connections for a switch are there (the inventory checks that).
         sites: The sites whose servers and endpoints belong to it; none: those of the active site.
+        endpoint_site: The site whose endpoints alone belong to it; none: those of all these sites.
 
     Within `kept_sessions` all calls share one login for each host.
     """
 
-    def __init__(self, environment: Environment, sites: Sequence[str] = ()) -> None:
+    def __init__(self, environment: Environment, sites: Sequence[str] = (), endpoint_site: str = "") -> None:
         self.environment = environment
         places = tuple(sites) or (environment.active_site,)
-        self.hosts, self.endpoint_hosts = (
-            tuple(host for site in places for host in environment.hosts_with_role(role, site=site))
-            for role in (Role.DATABASE, Role.DATABASE_ENDPOINT)
+        endpoint_places = (endpoint_site,) if endpoint_site else places
+        self.hosts = tuple(host for site in places for host in environment.hosts_with_role(Role.DATABASE, site=site))
+        self.endpoint_hosts = tuple(
+            host for site in endpoint_places for host in environment.hosts_with_role(Role.DATABASE_ENDPOINT, site=site)
         )
         database, policy = environment.database, environment.policies.database_switch
         if database.ssh_conn_id is None or database.replication_conn_id is None or policy is None:
@@ -149,6 +151,11 @@ class Pair:
             self.endpoint_hosts,
             lambda placed, session: action(DatabaseEndpoint(placed, session)),
         )
+
+
+def pair_of(environment: Environment, plan: SwitchPlan) -> Pair:
+    """The servers and endpoints that a plan is about."""
+    return Pair(environment, plan.sites, plan.endpoint_site)
 
 
 def endpoints_that_answer(states: EndpointStates) -> list[EndpointState]:
