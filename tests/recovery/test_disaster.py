@@ -22,7 +22,7 @@ from sebenza_ops.recovery.disaster_record import measures_of, progress_of, start
 from sebenza_ops.recovery.disaster_rules import DisasterType, Verdict
 from sebenza_ops.recovery.disaster_steps import plan_recovery, take_lease
 from sebenza_ops.recovery.disaster_verify import verify_recovery
-from sebenza_ops.recovery.failback import move_back, plan_failback, resynchronize, restore_replication
+from sebenza_ops.recovery.failback import move_back, plan_failback, restore_replication, resynchronize
 from sebenza_ops.systems.errors import FencedOffError
 from tests.postgres_pair import until
 from tests.recovery.estate import SwitchEstate, switch_estate

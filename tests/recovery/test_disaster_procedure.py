@@ -1,4 +1,4 @@
-"""The whole primary site is killed, its ledger and storage too; production is recovered from the secondary site alone."""
+"""The whole primary site is killed, ledger and storage too; production is recovered from the secondary site alone."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sebenza_ops.environments.fields import ConnectionId, Model, Seconds, UtcTime
+from sebenza_ops.environments.fields import ConnectionId, Model, Port, Seconds, UtcTime
 
 _TABLE = r"^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$"
 _RECIPIENT = r"^age1[02-9ac-hj-np-z]{58}$"
@@ -52,6 +52,9 @@ class DisasterRecoveryPolicy(Model):
     drill_start: Annotated[UtcTime, Field(description='When a drill begins, UTC, for example "03:30". Ours.')] = (
         datetime.time(3, 30)
     )
+    drill_port: Annotated[
+        Port, Field(description="Where a drill's copy of the database listens, on the site's database host. Ours.")
+    ] = 5499
     lease_ttl_seconds: Annotated[
         Seconds, Field(description="A lease that is not renewed for so long expires. Ours: 2 minutes.")
     ] = 120

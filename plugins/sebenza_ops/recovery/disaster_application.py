@@ -76,7 +76,7 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
         )
     placed = run.environment.at_site(plan.to_site)
     start_services(run, placed)
-    color = _color(placed)
+    color = site_color(placed)
     applications = placed.hosts_with_role(Role.APPLICATION)
     secrets = resolve_secrets(placed)
 
@@ -90,7 +90,7 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
             return "runs already"
         done = "was installed"
         if release_id not in state.releases:
-            _install(run, placed, host, release_id)
+            install_release(run, placed, host, release_id)
             done = "is installed"
         host.configure(run.fence, color, release_id, text)
         host.start(run.fence, color)
@@ -132,7 +132,7 @@ def await_daemon(host: ApplicationHost) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _color(placed: Environment) -> Color:
+def site_color(placed: Environment) -> Color:
     """The color that the site's load balancers send to; nobody is served there yet, so it may be restarted."""
     states = on_hosts(
         placed.hosts_with_role(Role.LOAD_BALANCER),
@@ -147,7 +147,7 @@ def _color(placed: Environment) -> Color:
     return Color.BLUE
 
 
-def _install(run: ChangeRun, placed: Environment, host: ApplicationHost, release_id: str) -> None:
+def install_release(run: ChangeRun, placed: Environment, host: ApplicationHost, release_id: str) -> None:
     """Fetch a release from the site's own object storage, by its SHA-256. Raises DisasterRefusedError."""
     storage = ObjectStorage(placed.object_store)
     sha = release_id.rpartition("-")[2]
