@@ -13,9 +13,7 @@
 # does not have a newer history. It is made a replica of nobody, which takes no writes, when a witness is a primary with a
 # newer history, and when none answers: no data is not good news. It then waits for `rejoin` or `failback`.
 set -eu
-LC_ALL=C
-PGCONNECT_TIMEOUT=3 PGAPPNAME=sebenza-guard
-export LC_ALL PGCONNECT_TIMEOUT PGAPPNAME
+# Nothing is exported: the server would inherit it.
 cd /
 say() { printf 'database-guard: %s\n' "$*" >&2; }
 go_on() {
@@ -38,7 +36,7 @@ fi
 if [ -z "${GUARD_WITNESSES:-}" ]; then
   go_on "$@"
 fi
-_control=$("$GUARD_BIN/pg_controldata" -D "$GUARD_DATA")
+_control=$(LC_ALL=C "$GUARD_BIN/pg_controldata" -D "$GUARD_DATA")
 _system=$(printf '%s\n' "$_control" | sed -n 's/^Database system identifier: *//p')
 _timeline=$(printf '%s\n' "$_control" | sed -n "s/^Latest checkpoint's TimeLineID: *//p")
 # A promotion writes its history file at once, its checkpoint later.
@@ -55,7 +53,7 @@ _give_up_at=$(($(date +%s) + ${GUARD_SECONDS:-30}))
 _answered=
 while [ -z "$_answered" ]; do
   for _witness in $GUARD_WITNESSES; do
-    _said=$("$GUARD_BIN/psql" -X -A -t -F ' ' -h "${_witness%:*}" -p "${_witness##*:}" -U "$GUARD_USER" -d postgres \
+    _said=$(PGCONNECT_TIMEOUT=3 PGAPPNAME=sebenza-guard "$GUARD_BIN/psql" -X -A -t -F ' ' -h "${_witness%:*}" -p "${_witness##*:}" -U "$GUARD_USER" -d postgres \
       -c "$_question" 2>/dev/null) || continue
     _cluster=${_said%% *}
     _rest=${_said#* }
