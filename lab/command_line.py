@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
     down = commands.add_parser("down", help="stop everything; no process is left")
     down.add_argument("--forget", action="store_true", help="remove the state too (not what was built or downloaded)")
+    down.add_argument(
+        "--secondary-site", action="store_true", help="stop the secondary site and DNS only, and be without from now on"
+    )
     down.set_defaults(run=_down)
 
     status = commands.add_parser("status", help="every host and service, live colors, active faults")
@@ -145,6 +148,9 @@ def _up(arguments: argparse.Namespace) -> None:
 
 def _down(arguments: argparse.Namespace) -> None:
     progress = estate.Progress()
+    if arguments.secondary_site:
+        estate.down_secondary_site(progress)
+        return
     estate.down(progress, forget=arguments.forget)
     progress("down: no process of the lab is left")
 

@@ -29,7 +29,7 @@ from lab import (
     supervision,
 )
 from lab.accounts import write_as
-from lab.addresses import ALERTMANAGER_PORT, ALL_HOST_NAMES, PROMETHEUS_PORT, endpoint
+from lab.addresses import ALERTMANAGER_PORT, ALL_HOST_NAMES, PROMETHEUS_PORT, SECONDARY_HOST_NAMES, endpoint
 from lab.configuration import color_backend
 from lab.hosts import ENVIRONMENTS, SERVICES, LabEnvironment, has_secondary_site, present_hosts
 from lab.waiting import LabError, until
@@ -308,6 +308,15 @@ def down(report: Report, *, forget: bool = False) -> None:
     if forget:
         report("removing the state of the lab")
         _forget()
+
+
+def down_secondary_site(report: Report) -> None:
+    """Stop the secondary site and DNS only; from now on this lab is without them. What they hold is kept."""
+    report("stopping hosts: " + ", ".join(SECONDARY_HOST_NAMES))
+    _in_parallel(supervision.power_off, SECONDARY_HOST_NAMES)
+    paths.SECONDARY_SITE_FILE.unlink(missing_ok=True)
+    if is_up():
+        inventory.write_all()
 
 
 def _forget() -> None:

@@ -64,6 +64,9 @@ def add_commands(commands: Commands) -> None:
     site.add_argument("--keep-airflow", action="store_true", help="let Airflow run, as if it stood elsewhere")
     site.set_defaults(run=lambda each: _made(faults.kill_site(each.site, airflow=not each.keep_airflow)))
 
+    refuse = kinds.add_parser("refuse-dns", help="let the name server refuse updates of the zone")
+    refuse.set_defaults(run=lambda _: _made(faults.refuse_dns()))
+
     absent = kinds.add_parser("metrics-absent", help="take Prometheus away")
     absent.set_defaults(run=lambda _: _made(faults.metrics_absent()))
 

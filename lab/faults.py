@@ -17,6 +17,7 @@ from lab import (
     estate,
     haproxy,
     kernel,
+    nameserver,
     network,
     pm2_processes,
     site_faults,
@@ -51,6 +52,7 @@ __all__ = [
     "kill_site",
     "mend",
     "metrics_absent",
+    "refuse_dns",
     "reload_haproxy",
     "restart_haproxy",
     "slow",
@@ -182,6 +184,14 @@ def kill_site(name: str, *, airflow: bool = True) -> Fault:
     return site_faults.kill_site(name, airflow=airflow)
 
 
+def refuse_dns() -> Fault:
+    """Let the name server refuse updates (REFUSED); it goes on answering what the zone has."""
+    check_host(nameserver.AUTHORITATIVE)
+    fault = add("refuse-dns", nameserver.AUTHORITATIVE)
+    nameserver.refuse_updates(True)
+    return fault
+
+
 def metrics_absent() -> Fault:
     """Take Prometheus away: its process is killed and stays dead."""
     return kill("monitoring", "prometheus")
@@ -264,6 +274,7 @@ def _mend_corrupted(fault: Fault) -> None:
 _MENDS: Final[dict[str, Callable[[Fault], Any]]] = {
     "kill": _mend_killed,
     "kill-site": site_faults.mend_site,
+    "refuse-dns": lambda _: nameserver.refuse_updates(False),
     "stop": _mend_killed,
     "cut": _mend_cut,
     "slow": _mend_slow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,3 +103,12 @@ def reset() -> None:
     answer = dns.query.tcp(update, address(AUTHORITATIVE), timeout=_TIMEOUT_SECONDS, port=DNS_PORT)
     if answer.rcode() != dns.rcode.NOERROR:
         raise LabError(f"{AUTHORITATIVE}: refuses the update of {ZONE}: {dns.rcode.to_text(answer.rcode())}")
+
+
+def refuse_updates(refuse: bool) -> None:
+    """Let the authoritative server refuse every update, or take them again; it answers questions either way."""
+    command = [str(paths.program("knotc")), "-c", str(paths.host_root(AUTHORITATIVE) / "etc/knot/knot.conf")]
+    command += ["zone-freeze" if refuse else "zone-thaw", ZONE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    if done.returncode != 0:
+        raise LabError(f"{AUTHORITATIVE}: knotc {command[3]}: {(done.stderr or done.stdout).strip()}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lab import application_hosts, nameserver, object_copy, paths, postgres, releases, supervision
+from lab import application_hosts, emptying, nameserver, object_copy, paths, postgres, releases, supervision
 from lab.accounts import write_as
 from lab.addresses import SECONDARY_HOST_NAMES
 from lab.hosts import ENVIRONMENTS, SECONDARY_SITE
@@ -93,6 +93,9 @@ def reset(artifact: releases.Artifact, report: Report) -> None:
     """Put the site back to where the lab starts out: standby, its color stopped, DNS leading to the primary site."""
     report("secondary site: standby of the primary site, nothing live")
     for host in SECONDARY_SITE.application_hosts:
+        if emptying.is_emptied(host):
+            report(f"{host}: its files were gone, it is set up anew")
+            emptying.furnish(host)
         for color in ("blue", "green"):
             application_hosts.stop_color(host, color)
     prepare_hosts(artifact)

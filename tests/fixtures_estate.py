@@ -21,7 +21,8 @@ import yaml
 from lab import addresses, application_hosts, paths, remote
 from lab import estate as lab_estate
 from lab import faults as lab_faults
-from lab.hosts import ENVIRONMENTS
+from lab.hosts import ENVIRONMENTS, has_secondary_site
+from lab.secondary_site import turn_on
 from lab.waiting import LabError
 
 
@@ -81,6 +82,18 @@ def estate() -> Iterator[Estate]:
     yield Estate()
     if not was_up:
         lab_estate.down(progress)
+
+
+@pytest.fixture(scope="module")
+def secondary_site(estate: Estate) -> Iterator[Estate]:
+    """The lab with its secondary site and DNS; without them again afterwards, unless it had them before."""
+    had_it = has_secondary_site()
+    turn_on()
+    lab_estate.up(lab_estate.Progress())
+    # Read anew: the inventory and the connections have more now.
+    yield Estate()
+    if not had_it:
+        lab_estate.down_secondary_site(lab_estate.Progress())
 
 
 @pytest.fixture

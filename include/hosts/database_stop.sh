@@ -32,6 +32,10 @@ BEGIN
     PERFORM pg_sleep(0.01);
   END LOOP;
   PERFORM set_config('sebenza.remaining', remaining::text, false);
+  -- The server ends when whoever streams has everything. A replica of the pair has a slot; another site's standby, which
+  -- comes back by itself, may be out of reach.
+  PERFORM pg_terminate_backend(pid) FROM pg_stat_replication
+    WHERE pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL);
 END
 \$drain\$;
 SELECT current_setting('sebenza.remaining');

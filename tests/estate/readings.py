@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sebenza_ops.environments.env_file import ApplicationSecrets, render_env_file
 from sebenza_ops.environments.inventory import load_inventory
@@ -14,16 +15,21 @@ from sebenza_ops.estate.gathered import (
     BackupReading,
     ClockReading,
     DatabaseReading,
+    DnsReading,
+    DnsRecordReading,
     EstateReading,
     HostReading,
     LedgerReading,
     MetricsReading,
     ServiceReading,
+    SiteReading,
     StorageReading,
     TlsReading,
 )
 from sebenza_ops.estate.judge import judge
 from sebenza_ops.estate.system_checks import CONNECTION_OPTIONS, connections_of
+from sebenza_ops.systems.database_server import ServerState
+from sebenza_ops.systems.dns_records import Answer, RecordSet
 from tests.environments.inventory_files import SHIPPED
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -60,9 +66,10 @@ def healthy() -> EstateReading:
         reading.connections[conn_id] = CONNECTION_OPTIONS[kind][0][0]
         reading.logins[conn_id] = "sebenza"
     for host in environment.hosts:
-        reading.hosts[host.name] = _host(environment, host)
+        place = environment.at_site(host.site)
+        reading.hosts[host.name] = _host(place, host)
         for color in reading.hosts[host.name].env_files:
-            text = render_env_file(environment, color, host, "any", secrets())
+            text = render_env_file(place, color, host, "any", secrets())
             reading.expected_env_files[host.name, color] = text
     reading.hosts[build.host.name] = _build(build)
     reading.tls = [
@@ -73,11 +80,10 @@ def healthy() -> EstateReading:
             versions={"TLS 1.0": False, "TLS 1.1": False, "TLS 1.2": True, "TLS 1.3": True},
             redirect="https://app.sebenza.com/",
         )
-        for host in environment.hosts_with_role(Role.LOAD_BALANCER)
+        for host in environment.hosts
+        if Role.LOAD_BALANCER in host.roles
     ]
-    reading.storage = StorageReading(
-        "https://storage.sebenza.com", True, dict.fromkeys(("write", "read", "sign", "delete"), ""), SHA256
-    )
+    reading.storage = _storage("https://storage.sebenza.com")
     reading.database = DatabaseReading(
         "db.sebenza.com:5432",
         version=150008,
@@ -91,7 +97,49 @@ def healthy() -> EstateReading:
     reading.ledger = LedgerReading()
     for host in environment.hosts_with_role(Role.DATABASE):
         reading.backups[host.name] = _backups(host, is_replica=host.name == "db2")
+    reading.sites, reading.dns = [_secondary(environment)], _dns()
     return reading
+
+
+def _storage(endpoint: str) -> StorageReading:
+    return StorageReading(endpoint, True, dict.fromkeys(("write", "read", "sign", "delete"), ""), SHA256)
+
+
+def _secondary(environment: Environment) -> SiteReading:
+    place = environment.at_site("secondary")
+    return SiteReading(
+        "secondary",
+        primaries={"db1": database_state("db1", in_recovery=False), "db2": database_state("db2", in_recovery=True)},
+        standbys={"db3": database_state("db3", in_recovery=True)},
+        storage=_storage("https://storage2.sebenza.com"),
+        copy_seconds=4.0,
+        backups={host.name: _backups(host, is_replica=True) for host in place.hosts_with_role(Role.DATABASE)},
+    )
+
+
+def database_state(host: str, *, in_recovery: bool, lsn: int = 5000, **changes: Any) -> ServerState:
+    """A database server that answers; as a replica it streams."""
+    known: dict[str, Any] = {
+        "host": host,
+        "running": "yes",
+        "detail": "",
+        "has_signal": in_recovery,
+        "control_state": "in production",
+        "checkpoint_lsn": 4000,
+        "system_identifier": "7712190945164751125",
+        "timeline": 1,
+        "in_recovery": in_recovery,
+        "lsn": lsn,
+        "receiver": {"status": "streaming", "host": "db.sebenza.com", "slot": ""} if in_recovery else None,
+    }
+    return ServerState(**(known | changes))
+
+
+def _dns() -> DnsReading:
+    record = RecordSet("app.sebenza.com", ("192.0.2.11", "192.0.2.12"), 300)
+    servers = ("192.0.2.53:53", "198.51.100.53:53", "9.9.9.9:53", "1.1.1.1:53")
+    answers = {server: Answer(record.values, 100) for server in servers}
+    return DnsReading(records={record.name: DnsRecordReading(record, answers=answers)})
 
 
 def report(reading: EstateReading, environment: Environment | None = None) -> EstateReport:
@@ -150,7 +198,9 @@ def _host(environment: Environment, host: Host) -> HostReading:
 
 def _application(environment: Environment, host: Host, reading: HostReading) -> None:
     one = {"name": "sebenza-blue", "status": "online", "restarts": 0, "cwd": f"/srv/sebenza/releases/{RELEASE}"}
-    running = [] if host.spare else [{**one, "pid": 11}, {**one, "pid": 12}]
+    idle = host.spare or not environment.serves
+    database = "answered S" if environment.serves else "closed"
+    running = [] if idle else [{**one, "pid": 11}, {**one, "pid": 12}]
     reading.texts["check_application"] = {
         "node": "v18.20.4",
         "pm2": "5.4.2",
@@ -159,14 +209,14 @@ def _application(environment: Environment, host: Host, reading: HostReading) -> 
         "processes": json.dumps(running),
         "saved": json.dumps([{"name": each["name"], "cwd": each["cwd"]} for each in running]),
         "releases": f"81920\t/srv/sebenza/releases/{RELEASE}",
-        "env_files": "" if host.spare else "blue sebenza 600",
+        "env_files": "" if idle else "blue sebenza 600",
         "marker": "blue",
         "last_good": RELEASE,
-        "reach": f"database answered S\ncache answered -NOAUTH Authentication required.\n"
-        f"port 3001 {'refused' if host.spare else 'open'}\nport 3002 refused",
+        "reach": f"database {database}\ncache answered -NOAUTH Authentication required.\n"
+        f"port 3001 {'refused' if idle else 'open'}\nport 3002 refused",
     }
     reading.texts["check_transfer"] = {"transfer": f"0 200 {SHA256}"}
-    if not host.spare:
+    if not idle:
         reading.env_files[Color.BLUE] = render_env_file(environment, Color.BLUE, host, RELEASE, secrets())
 
 
@@ -187,7 +237,8 @@ def _load_balancer(environment: Environment, reading: HostReading) -> None:
     for number, (color, ports) in enumerate(environment.application.colors.items()):
         for host in environment.hosts_with_role(Role.APPLICATION):
             state.append(f"{number} {ports.backend} 1 {host.name} {host.address} {ports.port}")
-            stat.append(f"{ports.backend},{host.name},{'UP' if color is Color.BLUE else 'DOWN'},0,2")
+            up = color is Color.BLUE and environment.serves
+            stat.append(f"{ports.backend},{host.name},{'UP' if up else 'DOWN'},0,2")
         stat.append(f"{ports.backend},BACKEND,UP,0,1")
     reading.texts["check_load_balancer"] = {
         "socket": "yes haproxy:sebenza 660",
@@ -203,7 +254,7 @@ def _load_balancer(environment: Environment, reading: HostReading) -> None:
     }
     for host in environment.hosts_with_role(Role.APPLICATION, include_spare=True):
         for color, ports in environment.application.colors.items():
-            status = 200 if color is Color.BLUE and not host.spare else 502
+            status = 200 if color is Color.BLUE and not host.spare and environment.serves else 502
             reading.answers[f"http://{host.address}:{ports.port}/health"] = (status, "")
 
 

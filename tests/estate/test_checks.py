@@ -378,6 +378,7 @@ def test_a_missing_ssh_connection_leaves_every_host_untried() -> None:
     assert ("connection sebenza_production_ssh", MISSING) in [(finding.check, finding.verdict) for finding in found]
     assert {finding.host for finding in found if finding.check == "access"} == {
         "lb1", "lb2", "app1", "app2", "app3", "db1", "db2", "dbendpoint", "cache",
+        "lb3", "app4", "db3", "dbendpoint2", "cache2",
     }  # fmt: skip
 
 

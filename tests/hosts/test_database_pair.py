@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -101,6 +103,27 @@ def test_a_planned_switch_there_and_back_loses_nothing(pair: tuple[Server, Serve
         until(lambda old=old, new=new: rows(old) == rows(new), "both have the same rows")
     assert rows(db1) == 6
     assert db1.state().timeline == 3
+
+
+def test_a_standby_of_another_site_that_hangs_holds_up_no_switch(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    db1, db2 = pair
+    tmp_path.chmod(0o755)
+    command = [f"{BIN}/pg_receivewal", "-D", str(tmp_path), "-h", "127.0.0.1", "-p", str(db1.port), "-U", ROLE]
+    elsewhere = subprocess.Popen(command, env={"PGPASSWORD": PASSWORD}, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: len(db1.state().senders) == 2, "somebody without a slot streams as well")
+        elsewhere.send_signal(signal.SIGSTOP)
+        insert(db1, 1)
+        demote(db1, db2)
+        began = time.monotonic()
+        said = db1.fenced("database_stop", BIN, db1.data, db1.socket, db1.port, 1000, 30).stdout.split()
+        # PostgreSQL waits for whoever streams until wal_sender_timeout, a minute by default.
+        assert (said[1], time.monotonic() - began < 10) == ("stopped", True)
+        down = db1.state()
+        until(lambda: db2.state().lsn > down.checkpoint_lsn, "its own replica has all of it")
+    finally:
+        elsewhere.kill()
+        elsewhere.wait()
 
 
 def test_sessions_end_as_they_become_idle_and_what_runs_may_end_first(pair: tuple[Server, Server]) -> None:

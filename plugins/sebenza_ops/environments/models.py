@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -22,6 +22,7 @@ from sebenza_ops.environments.application_settings import (
 )
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy, ArchivedPath
 from sebenza_ops.environments.backup_policy import BackupPolicy, LogicalDumpPolicy
+from sebenza_ops.environments.build import Build
 from sebenza_ops.environments.components import (
     Application,
     Cache,
@@ -38,7 +39,7 @@ from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy, EscrowPolicy
 from sebenza_ops.environments.dns_records import Dns
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
-from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, HttpsUrl, Model, Name
+from sebenza_ops.environments.fields import ConnectionId, HttpsUrl, Model, Name
 from sebenza_ops.environments.hosts import Color, Host, Role, SshAccess
 from sebenza_ops.environments.policies import (
     ApprovalPolicy,
@@ -64,7 +65,7 @@ from sebenza_ops.environments.policies import (
     WebhookChannel,
 )
 from sebenza_ops.environments.site_checks import check_sites
-from sebenza_ops.environments.sites import Site, SiteDatabase
+from sebenza_ops.environments.sites import Site, SiteDatabase, changes_at
 
 __all__ = [
     "AppSettings",
@@ -171,6 +172,11 @@ class Environment(Model):
         return tuple(host for host in self.hosts if host.site == self.active_site)
 
     @property
+    def serves(self) -> bool:
+        """Whether the active site is the one that the file names; not so for a site that was taken with `at_site`."""
+        return self._declared is None or self._declared.active_site == self.active_site
+
+    @property
     def primary_site(self) -> Site:
         """The site that serves in ordinary times."""
         return next((site for site in self.sites if site.kind == "primary"), self.sites[0])
@@ -193,19 +199,8 @@ class Environment(Model):
 
         Procedures that are given it change that site and no other. `KeyError` when there is no such site.
         """
-        site, declared = self.site(name), self._declared or self
-        changes: dict[str, Any] = {"active_site": name}
-        for part in ("ssh_conn_id", "cache", "object_store", "monitoring"):
-            if getattr(site, part) is not None:
-                changes[part] = getattr(site, part)
-        if site.database is not None:
-            own = {field: value for field, value in site.database if value is not None}
-            changes["database"] = declared.database.model_copy(update=own)
-        backup = declared.policies.backup
-        if site.repository_conn_id is not None and backup is not None:
-            backup = backup.model_copy(update={"repository_conn_id": site.repository_conn_id})
-            changes["policies"] = declared.policies.model_copy(update={"backup": backup})
-        placed = declared.model_copy(update=changes)
+        declared = self._declared or self
+        placed = declared.model_copy(update=changes_at(declared, self.site(name)))
         placed._declared = declared
         return placed
 
@@ -296,7 +291,12 @@ class Environment(Model):
 
     def _of_primary_site(self, role: Role, include_spare: bool = False) -> tuple[Host, ...]:
         """Policies are written for the primary site; while another one serves, procedures check what it allows."""
-        return self.hosts_with_role(role, include_spare, self.primary_site.name)
+        known = {site.name for site in self.sites if site.kind != "primary"}
+        return tuple(
+            host
+            for host in self.hosts
+            if role in host.roles and host.site not in known and (include_spare or not host.spare)
+        )
 
     def _check_roles(self) -> Iterator[Finding]:
         if self.policies.blue_green is not None:
@@ -417,21 +417,3 @@ class Environment(Model):
                 NOTHING,
                 f"expected one of {', '.join(known)}, because the environment's name is none of them",
             )
-
-
-class Build(Model):
-    """The host that turns a git ref into a release (kind: build)."""
-
-    kind: Annotated[Literal["build"], Field(description="build")]
-    name: Annotated[Name, Field(description="Name; the file is called <name>.yaml.")] = "build"
-    host: Annotated[Host, Field(description="The build host.")]
-    ssh_conn_id: Annotated[ConnectionId, Field(description="Airflow connection: login and private key.")] = (
-        "sebenza_build_ssh"
-    )
-    repository_path: Annotated[AbsolutePath, Field(description="Bare git repository, below the host's root_dir.")]
-    work_dir: Annotated[AbsolutePath, Field(description="Where builds happen, below the host's root_dir.")]
-    node_bin_dir: Annotated[AbsolutePath, Field(description="Directory of node and npm, absolute on the machine.")] = (
-        "/usr/bin"
-    )
-    object_store: Annotated[ObjectStore, Field(description="Where artifacts go.")]
-    application: Annotated[Name, Field(description="Name of the application that is built.")] = "sebenza"

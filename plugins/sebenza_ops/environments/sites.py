@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from sebenza_ops.environments.components import Cache, Monitoring, ObjectStore
 from sebenza_ops.environments.fields import ConnectionId, Endpoint, IPv4, Model, Name, Seconds
+
+if TYPE_CHECKING:
+    from sebenza_ops.environments.models import Environment
 
 
 class SiteDatabase(Model):
@@ -55,3 +58,19 @@ class Site(Model):
         Field(description="How far its copy may be behind. S3 Replication Time Control promises 15 minutes."),
     ] = 900
     monitoring: Annotated[Monitoring | None, Field(description="Its Prometheus and Alertmanager.")] = None
+
+
+def changes_at(environment: Environment, site: Site) -> dict[str, Any]:
+    """Return the fields of an environment that are others while `site` serves."""
+    changes: dict[str, Any] = {"active_site": site.name}
+    for part in ("ssh_conn_id", "cache", "object_store", "monitoring"):
+        if getattr(site, part) is not None:
+            changes[part] = getattr(site, part)
+    if site.database is not None:
+        own = {field: value for field, value in site.database if value is not None}
+        changes["database"] = environment.database.model_copy(update=own)
+    backup = environment.policies.backup
+    if site.repository_conn_id is not None and backup is not None:
+        backup = backup.model_copy(update={"repository_conn_id": site.repository_conn_id})
+        changes["policies"] = environment.policies.model_copy(update={"backup": backup})
+    return changes

@@ -248,7 +248,10 @@ def _reach(reading: HostReading) -> dict[str, str]:
 
 
 def check_reach(findings: Findings, environment: Environment, host: Host, reading: HostReading) -> None:
-    """The application must reach its database and cache, and each must speak its protocol."""
+    """The application must reach its database and cache, and each must speak its protocol.
+
+    Where another site serves, the database's endpoint leads nowhere until this site has a primary.
+    """
     reach = _reach(reading)
     endpoints = (
         ("database", environment.database.endpoint, ("answered S", "answered N")),
@@ -262,6 +265,8 @@ def check_reach(findings: Findings, environment: Environment, host: Host, readin
         fix = fixes.on_host(host, f"nc -vz {address} {port}  # refused: its listen address; silent: a firewall between")
         if state.startswith(good):
             findings.ok(check, f"{where} answers")
+        elif name == "database" and not environment.serves and state in {"closed", "ECONNRESET", "silent"}:
+            findings.ok(check, f"{where} takes connections, and has no primary to lead to while another site serves")
         elif name == "cache" and state.startswith("silent"):
             # With TLS a Redis waits for another greeting; that it takes the connection is all that can be told.
             findings.warning(check, f"{where} takes the connection and is silent", "an answer to PING, or TLS", fix)

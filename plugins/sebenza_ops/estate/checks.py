@@ -34,6 +34,7 @@ SERVICES: dict[Role, tuple[Service, ...]] = {
     Role.APPLICATION: (Service.NGINX, Service.PM2),
     Role.DATABASE: (Service.POSTGRESQL,),
     Role.CACHE: (Service.REDIS,),
+    Role.OBJECT_STORE: (Service.OBJECT_COPY,),
 }
 
 

@@ -13,6 +13,7 @@ from sebenza_ops.estate import probes
 from sebenza_ops.estate.backup_gather import read_backups
 from sebenza_ops.estate.checks import MOVES, directories_of, programs_of, services_of
 from sebenza_ops.estate.gathered import ClockReading, EstateReading, HostReading, ServiceReading
+from sebenza_ops.estate.site_gather import read_dns, read_sites
 from sebenza_ops.estate.system_checks import connections_of
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.errors import HostUnreachableError, OutsideSystemError, RemoteCommandError
@@ -56,6 +57,7 @@ def gather(environment: Environment, build: Build | None) -> EstateReading:
         reading.storage = storage.reading()
     _ask_systems(reading, environment)
     reading.backups = read_backups(environment)
+    reading.sites, reading.dns = read_sites(environment), read_dns(environment)
     _render_env_files(reading, environment)
     return reading
 
@@ -74,13 +76,18 @@ def connection_type_and_login(conn_id: str) -> tuple[str | None, str]:
 
 def _ask_hosts(reading: EstateReading, questions: HostQuestions) -> None:
     environment, build = questions.environment, questions.build
-    groups: list[tuple[Sequence[Host], str]] = [(environment.hosts, environment.ssh_conn_id)]
+    groups: list[tuple[Sequence[Host], str, HostQuestions]] = []
+    for site in environment.sites:
+        place = environment.at_site(site.name)
+        # Releases come from the site's own storage, whose round trip is a check of its own.
+        source = questions.transfer_source if site.name == environment.active_site else ""
+        groups.append((place.active_hosts, place.ssh_conn_id, HostQuestions(place, transfer_source=source)))
     if build is not None:
-        groups.append(((build.host,), build.ssh_conn_id))
-    for hosts, conn_id in groups:
-        if reading.connections.get(conn_id) is None:
+        groups.append(((build.host,), build.ssh_conn_id, questions))
+    for hosts, conn_id, asked in groups:
+        if reading.connections.get(conn_id) is None or not hosts:
             continue
-        for name, result in _on_hosts(hosts, conn_id, questions).items():
+        for name, result in _on_hosts(hosts, conn_id, asked).items():
             if isinstance(result, OutsideSystemError):
                 result = HostReading(name, error=result, presented_key=_presented_key(result))
             reading.hosts[name] = result
@@ -239,7 +246,8 @@ def _probe_color_ports(session: HostSession, environment: Environment, reading: 
 
 
 def _ask_systems(reading: EstateReading, environment: Environment) -> None:
-    reading.tls = [probes.read_tls(environment, host) for host in environment.hosts_with_role(Role.LOAD_BALANCER)]
+    balancers = [host for host in environment.hosts if Role.LOAD_BALANCER in host.roles and not host.spare]
+    reading.tls = [probes.read_tls(environment, host) for host in balancers]
     if reading.connections[environment.database.conn_id] is not None:
         reading.database = probes.read_database(environment)
     monitoring = environment.monitoring
@@ -257,11 +265,14 @@ def _render_env_files(reading: EstateReading, environment: Environment) -> None:
     from sebenza_ops.systems.application_secrets import resolve_secrets
 
     try:
-        secrets = resolve_secrets(environment)
-        for name, host in reading.hosts.items():
-            for color in host.env_files:
-                text = render_env_file(environment, color, environment.host(name), "any", secrets)
-                reading.expected_env_files[name, color] = text
+        for site in environment.sites:
+            place = environment.at_site(site.name)
+            secrets = resolve_secrets(place)
+            for host in place.active_hosts:
+                found = reading.hosts[host.name].env_files if host.name in reading.hosts else {}
+                for color in found:
+                    text = render_env_file(place, color, host, "any", secrets)
+                    reading.expected_env_files[host.name, color] = text
     except AirflowException as error:
         reading.secrets_error = str(error)
     except EnvFileError as error:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sebenza_ops.environments.models import Color
+from sebenza_ops.systems.database_server import ServerState
+from sebenza_ops.systems.dns_records import Answer, RecordSet
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.haproxy import parse_sections
 
@@ -124,6 +126,37 @@ class LedgerReading:
 
 
 @dataclass
+class SiteReading:
+    """A site that does not serve: its databases and those of the site that does, its storage, how fresh its copy is."""
+
+    site: str
+    primaries: dict[str, ServerState | OutsideSystemError] = field(default_factory=dict)
+    standbys: dict[str, ServerState | OutsideSystemError] = field(default_factory=dict)
+    storage: StorageReading | None = None
+    copy_seconds: float | None = None
+    copy_error: str = ""
+    backups: dict[str, BackupReading] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DnsRecordReading:
+    """A record in its zone (None: why not), why it may not be changed, and what each server answers for it."""
+
+    record: RecordSet | None
+    error: str = ""
+    right_error: str = ""
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DnsReading:
+    """The environment's records by name; or why none could be looked at."""
+
+    error: str = ""
+    records: dict[str, DnsRecordReading] = field(default_factory=dict)
+
+
+@dataclass
 class EstateReading:
     """Everything that was gathered from one environment."""
 
@@ -140,3 +173,5 @@ class EstateReading:
     backups: dict[str, BackupReading] = field(default_factory=dict)
     expected_env_files: dict[tuple[str, Color], str] = field(default_factory=dict, repr=False)
     secrets_error: str = ""
+    sites: list[SiteReading] = field(default_factory=list)
+    dns: DnsReading | None = None

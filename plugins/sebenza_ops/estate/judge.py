@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from sebenza_ops.environments.models import Build, Color, Environment, Role
-from sebenza_ops.estate import application_checks, backup_checks, checks, load_balancer_checks, system_checks
+from sebenza_ops.environments.models import Build, Color, Environment, Host, Role
+from sebenza_ops.estate import (
+    application_checks,
+    backup_checks,
+    checks,
+    load_balancer_checks,
+    site_checks,
+    system_checks,
+)
 from sebenza_ops.estate.findings import EstateReport, Finding, Findings
 from sebenza_ops.estate.gathered import EstateReading, HostReading
 
@@ -42,6 +49,13 @@ def judge(
     ]
     for name, backup in reading.backups.items():
         findings += backup_checks.check_backups(environment, environment.host(name), backup).all
+    for site in reading.sites:
+        place = environment.at_site(site.site)
+        for name, backup in site.backups.items():
+            findings += backup_checks.check_backups(place, environment.host(name), backup).all
+        findings += [finding for found in site_checks.check_site(environment, site) for finding in found.all]
+    if reading.dns is not None:
+        findings += site_checks.check_dns(environment, reading.dns).all
     for reading_of_tls in reading.tls:
         host = environment.host(reading_of_tls.host)
         findings += load_balancer_checks.check_tls(environment, host, reading_of_tls, finished_at).all
@@ -64,24 +78,32 @@ def _environment(environment: Environment, reading: EstateReading, colors: dict[
 
 
 def _hosts(environment: Environment, reading: EstateReading, live: Color | None, salt: bytes) -> list[Finding]:
+    """Every host of every site. Where nobody is served, no color is live: what runs there is not judged."""
     found: list[Finding] = []
-    login = reading.logins.get(environment.ssh_conn_id, "")
-    for host in environment.hosts:
-        host_reading = reading.hosts.get(host.name)
-        if host_reading is None:
-            findings = Findings(host.name)
-            needed = f"the connection {environment.ssh_conn_id}"
-            findings.no_data("access", "not tried: there is no SSH connection", needed)
-            found += findings.all
-            continue
-        found += checks.check_host(environment, host, host_reading, login).all
-        if host_reading.error is not None:
-            continue
-        if Role.LOAD_BALANCER in host.roles:
-            found += load_balancer_checks.check_load_balancer(environment, host, host_reading).all
-        if Role.APPLICATION in host.roles:
-            found += application_checks.check_application_host(environment, host, host_reading, live).all
-            found += _application_extras(environment, reading, host_reading, live, salt)
+    for site in environment.sites:
+        place = environment.at_site(site.name)
+        serves = site.name == environment.active_site
+        for host in place.active_hosts:
+            found += _host(place, host, reading, live if serves else None, salt)
+    return found
+
+
+def _host(
+    environment: Environment, host: Host, reading: EstateReading, live: Color | None, salt: bytes
+) -> list[Finding]:
+    host_reading = reading.hosts.get(host.name)
+    if host_reading is None:
+        findings = Findings(host.name)
+        findings.no_data("access", "not tried: there is no SSH connection", f"the connection {environment.ssh_conn_id}")
+        return findings.all
+    found = checks.check_host(environment, host, host_reading, reading.logins.get(environment.ssh_conn_id, "")).all
+    if host_reading.error is not None:
+        return found
+    if Role.LOAD_BALANCER in host.roles:
+        found += load_balancer_checks.check_load_balancer(environment, host, host_reading).all
+    if Role.APPLICATION in host.roles:
+        found += application_checks.check_application_host(environment, host, host_reading, live).all
+        found += _application_extras(environment, reading, host_reading, live, salt)
     return found
 
 

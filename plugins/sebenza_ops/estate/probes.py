@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from sebenza_ops.environments.models import Environment, Host, ObjectStore
+from sebenza_ops.environments.models import Environment, Host, ObjectStore, Role
 from sebenza_ops.estate.gathered import DatabaseReading, LedgerReading, MetricsReading, StorageReading, TlsReading
 from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 
@@ -194,13 +194,15 @@ def read_database(environment: Environment) -> DatabaseReading:
     hook = PostgresHook(postgres_conn_id=conn_id, options="-c statement_timeout=5000", log_sql=False)
     hook.database = environment.database.name
     connection = hook.get_connection(conn_id)
+    active = environment.active_site
+    elsewhere = [host.name for host in environment.hosts if Role.DATABASE in host.roles and host.site != active]
     where = f"{connection.host}:{connection.port or 5432}"
     try:
         socket.create_connection((connection.host or "", connection.port or 5432), TIMEOUT_SECONDS).close()
     except OSError as error:
         return DatabaseReading(where, error=_reason(error), is_reachable=False)
     try:
-        row = hook.get_first(_DATABASE_QUERY)
+        row = hook.get_first(_DATABASE_QUERY, parameters=(elsewhere,))
         has_schema = bool(row[5])
         schema = hook.get_first(_SCHEMA_QUERY) if has_schema else (None, 0)
     # psycopg's errors, and the hook's own for a connection that can't be used.
@@ -218,10 +220,12 @@ def read_database(environment: Environment) -> DatabaseReading:
     )
 
 
-# Rows of pg_stat_replication are shown to everybody; only their details are not.
+# Rows of pg_stat_replication are shown to everybody; only their details are not. A standby of another site, which calls
+# itself by its host's name (cluster_name), is no replica that could take over here.
 _DATABASE_QUERY = """
 SELECT current_setting('server_version_num'), pg_is_in_recovery(),
-       (SELECT count(*) FROM pg_stat_replication), current_setting('max_connections'),
+       (SELECT count(*) FROM pg_stat_replication WHERE coalesce(application_name, '') <> ALL (%s)),
+       current_setting('max_connections'),
        has_schema_privilege(current_user, 'public', 'CREATE'), to_regclass('public.schema_migrations') IS NOT NULL
 """
 _SCHEMA_QUERY = "SELECT max(number), count(*) FILTER (WHERE finished_at IS NULL) FROM public.schema_migrations"

@@ -31,6 +31,8 @@ CONNECTION_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         "--conn-login KEY --conn-password SECRET "
         """--conn-extra '{"endpoint_url": "https://HOST", "region_name": "REGION"}'""",
     ),
+    "dns key": (("generic",), "--conn-host HOST --conn-port 53 --conn-login KEY-NAME --conn-password SECRET"),
+    "route53": (("aws",), "--conn-login KEY --conn-password SECRET"),
     "prometheus": (("http",), "--conn-host http://HOST:9090"),
     "alertmanager": (("http",), "--conn-host http://HOST:9093"),
     "alerts webhook": (("http",), "--conn-schema https --conn-host HOST"),
@@ -58,6 +60,17 @@ def connections_of(environment: Environment, build: Build | None) -> dict[str, s
     if backup is not None:
         optional[environment.database.ssh_conn_id] = "database hosts"
         optional |= {backup.repository_conn_id: "backup repository", backup.cipher_conn_id: "backup passphrase"}
+    for site in environment.sites:
+        if site.database is not None:
+            wanted[site.database.conn_id] = "database"
+            optional[site.database.ssh_conn_id] = "database hosts"
+        if site.cache is not None:
+            wanted[site.cache.conn_id] = "cache"
+        if site.object_store is not None:
+            wanted[site.object_store.conn_id] = "object store"
+        optional |= {site.ssh_conn_id: "ssh", site.repository_conn_id: "backup repository"}
+    if environment.dns is not None:
+        wanted[environment.dns.conn_id] = "route53" if environment.dns.backend == "route53" else "dns key"
     wanted |= {conn_id: kind for conn_id, kind in optional.items() if conn_id is not None}
     archives = environment.policies.application_backup
     if archives is not None:
