@@ -20,7 +20,7 @@ from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.haproxy import LoadBalancer, LoadBalancerState
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.release_answers import missing_healthy_release
-from sebenza_ops.systems.services import services_of
+from sebenza_ops.systems.services import ServiceState, services_of
 from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts, raise_first_error
 
 SERVICES: Mapping[Role, tuple[Service, ...]] = {
@@ -112,15 +112,24 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
 
 
 def start_services(run: ChangeRun, placed: Environment) -> None:
-    """Start what the site's hosts run, whatever runs already. Raises the hosts' errors."""
+    """Start what of the site's services does not run. Raises the hosts' errors.
+
+    A cache that can't be started is said so: the application's health decides whether it serves without.
+    """
     for role, services in SERVICES.items():
 
         def start(session: HostSession, wanted: tuple[Service, ...] = services) -> None:
             manager = services_of(session, placed)
             for service in wanted:
-                manager.start(service, run.fence)
+                if manager.status(service).state is not ServiceState.RUNNING:
+                    manager.start(service, run.fence)
 
-        raise_first_error(dict(on_hosts(placed.hosts_with_role(role), placed.ssh_conn_id, start)))
+        answers = on_hosts(placed.hosts_with_role(role), placed.ssh_conn_id, start)
+        if role is not Role.CACHE:
+            raise_first_error(dict(answers))
+        for name, answer in answers.items():
+            if isinstance(answer, OutsideSystemError):
+                run.note(f"the cache could not be started: {answer}", "warning", host=name)
 
 
 def await_daemon(host: ApplicationHost) -> None:

@@ -106,7 +106,7 @@ def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, i
     record = ledger.deployments.find(holder.dag_id, holder.run_id)
     if record is not None:
         ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-        if served and plan is not None:
+        if known.get("fenced") and plan is not None:
             # The first site's storage is gone with the site.
             run.environment = run.environment.at_site(plan.to_site)
         store_evidence(run, record.started_at, is_failed=bool(failed))
