@@ -11,14 +11,25 @@ from typing import Any
 
 import pytest
 
-from lab import addresses, faults, nameserver, paths, postgres, secondary_site
+from lab import addresses, application_hosts, backups, faults, nameserver, object_copy, paths, postgres, secondary_site
 from lab import estate as lab_estate
 from lab.commit_writer import CommitWriter
+from lab.connections import connections
 from lab.load.generator import LoadGenerator
 from lab.secrets import lab_secrets
 from lab.site_faults import kill_site
 from lab.waiting import until
-from sebenza_ops.ledger import Ledger
+from sebenza_ops.changes import ChangeRun
+from sebenza_ops.environments.inventory import load_inventory
+from sebenza_ops.ledger import Holder, Ledger
+from sebenza_ops.recovery.disaster_application import serve_release
+from sebenza_ops.recovery.disaster_dns import lead_users, restore_ttl
+from sebenza_ops.recovery.disaster_drill import clean_up, judge_drill, plan_drill, restore_copy, serve_copy
+from sebenza_ops.recovery.disaster_record import start_record
+from sebenza_ops.recovery.disaster_verify import verify_recovery
+from sebenza_ops.recovery.escrow import seal
+from sebenza_ops.recovery.failback import move_back, plan_failback, restore_replication, resynchronize
+from sebenza_ops.systems.drill_instance import RestoredCopy
 from tests.break_glass.test_break_glass import Session
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
@@ -33,8 +44,11 @@ def sites(estate: Any) -> Iterator[Any]:
     """The lab with its secondary site; production is at the primary one afterwards."""
     secondary_site.turn_on()
     lab_estate.up(lab_estate.Progress())
+    if secondary_site.is_active():
+        estate.reset("production")
     yield estate
-    faults.mend()
+    # Production is not well at the primary site before the reset.
+    faults.mend(wait_for_health=False)
     estate.reset("production")
 
 
@@ -55,7 +69,61 @@ def writer(endpoint: str) -> CommitWriter:
     return CommitWriter((addresses.address(endpoint), PORT), "postgres", lab_secrets().postgres_superuser)
 
 
-def test_production_is_recovered_from_the_secondary_site_with_the_primary_one_gone(sites: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def run_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs with the lab's connections and a ledger of their own, without Airflow."""
+    for conn_id, value in connections().items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(value))
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/steps.db")
+    ledger.migrate()
+
+    def make(procedure: str, lease_name: str | None = None) -> ChangeRun:
+        environment = load_inventory(paths.ENVIRONMENTS_DIR).environments["production"]
+        holder = Holder(f"{procedure}.production", "manual__1", "thandi")
+        run = ChangeRun(ledger, environment, holder, lease_name=lease_name)
+        # Above what the hosts have seen of other ledgers.
+        run.acquire(procedure, 600, 1000)
+        start_record(run, procedure)
+        return run
+
+    return make
+
+
+def test_a_drill_opens_the_backups_with_escrowed_keys_and_touches_no_user(sites: Any, run_of: Any) -> None:
+    backups.ensure_stanza("db1")
+    primary = postgres.primary_of_production()
+    done = backups.run(primary, "--type=full", "backup", timeout_seconds=120)
+    assert done.returncode == 0, done.stderr
+    assert backups.run(primary, "check").returncode == 0
+    copied = object_copy.completed_at()
+    until(lambda: object_copy.completed_at() > copied, "a round of copying has begun and ended", 60)
+    copied = object_copy.completed_at()
+    until(lambda: object_copy.completed_at() > copied, "a whole round of copying has ended", 60)
+    live, names = application_hosts.live_color("lb3"), nameserver.ask(nameserver.RESOLVER, "app.sebenza.com")
+    assert "are sealed for age1" in seal(run_of("escrow_credentials"))
+    run = run_of("disaster_recovery_drill", "production.drill")
+    plan = plan_drill(run, "")
+    assert plan.color.value != live
+    try:
+        copy = RestoredCopy(**restore_copy(run, plan))
+        served_at = serve_copy(run, plan)
+        answer = application_hosts.version_answer("app4", plan.color.value)
+        assert answer is not None
+        assert "MISSED" not in judge_drill(run, plan, copy, served_at)
+    finally:
+        clean_up(run, plan)
+    print(f"\n{copy}, from the start {served_at - plan.started_at:.1f} s")
+    assert application_hosts.processes("app4") == []
+    assert (application_hosts.live_color("lb3"), nameserver.ask(nameserver.RESOLVER, "app.sebenza.com")) == (
+        live,
+        names,
+    )
+    assert secondary_site.streams()
+
+
+def test_production_is_recovered_from_the_secondary_site_with_the_primary_one_gone(
+    sites: Any, tmp_path: Path, run_of: Any
+) -> None:
     before = nameserver.ask(nameserver.RESOLVER, "app.sebenza.com")
     assert before == sorted(addresses.address(name) for name in ("lb1", "lb2"))
     with writer("dbendpoint") as client:
@@ -113,7 +181,7 @@ def test_production_is_recovered_from_the_secondary_site_with_the_primary_one_go
     assert ledger.leases.current("production") is None
 
     # The site comes back with its old primary: users stay where they are, and their data are in one place.
-    faults.mend()
+    faults.mend(wait_for_health=False)
     with writer("dbendpoint2") as after:
         until(lambda: len(after.acknowledged) > 50, "it writes at the secondary site")
     assert after.missing((addresses.address("db3"), PORT)) == []
@@ -122,3 +190,20 @@ def test_production_is_recovered_from_the_secondary_site_with_the_primary_one_go
         with postgres.connect(host) as cursor:
             cursor.execute("SELECT pg_is_in_recovery()")
             assert cursor.fetchone() == (True,), f"{host} takes writes beside db3"
+
+    # And back, with nothing lost.
+    back = run_of("failback")
+    with writer("dbendpoint2") as at_second:
+        until(lambda: len(at_second.acknowledged) > 50, "it writes at the secondary site")
+        plan = plan_failback(back, "")
+        resynchronize(back, plan, "lindiwe")
+        move_back(back, plan)
+        at_second.stop()
+    serve_release(back, plan, plan.release_id)
+    lead_users(back, plan.from_site, plan.to_site)
+    verify_recovery(back, plan)
+    restore_ttl(back, plan.to_site)
+    restore_replication(back, plan, "lindiwe")
+    assert at_second.missing((addresses.address("dbendpoint"), PORT)) == []
+    assert nameserver.ask(nameserver.RESOLVER, "app.sebenza.com") == before
+    assert secondary_site.streams()

@@ -61,8 +61,9 @@ def environment(s3: S3Server, secret: str, monkeypatch: pytest.MonkeyPatch, tmp_
     policies = shipped.policies.model_copy(update={"disaster_recovery": recovery.model_copy(update={"escrow": escrow})})
     second = shipped.secondary_site
     assert second is not None
-    assert second.object_store is not None
-    second = second.model_copy(update={"object_store": second.object_store.model_copy(update={"bucket": "sebenza"})})
+    storage = second.object_store
+    assert storage is not None
+    second = second.model_copy(update={"object_store": storage.model_copy(update={"bucket": "sebenza"})})
     found = shipped.model_copy(update={"sites": (shipped.primary_site, second), "policies": policies})
     key_file = tmp_path / "deploy_key"
     key_file.write_text("-----BEGIN KEY-----\nabc\n")
@@ -71,7 +72,7 @@ def environment(s3: S3Server, secret: str, monkeypatch: pytest.MonkeyPatch, tmp_
         if conn_id.endswith("_ssh"):
             value = {"conn_type": "ssh", "login": "sebenza", "extra": {"key_file": str(key_file)}}
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(value))
-    monkeypatch.setenv(f"AIRFLOW_CONN_{second.object_store.conn_id.upper()}", s3.connection())
+    monkeypatch.setenv(f"AIRFLOW_CONN_{storage.conn_id.upper()}", s3.connection())
     identity = json.dumps({"conn_type": "generic", "password": secret})
     monkeypatch.setenv(f"AIRFLOW_CONN_{escrow.identity_conn_id.upper()}", identity)
     return found
