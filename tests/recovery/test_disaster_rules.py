@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from sebenza_ops.environments.models import Dns
 from sebenza_ops.environments.policies import Objectives
 from sebenza_ops.ledger import Outcome
+from sebenza_ops.recovery.disaster_dns import not_yet
 from sebenza_ops.recovery.disaster_fence import still_alive
 from sebenza_ops.recovery.disaster_finish import judge
 from sebenza_ops.recovery.disaster_measures import (
@@ -35,6 +37,7 @@ from sebenza_ops.recovery.disaster_rules import (
     why_not_promotable,
 )
 from sebenza_ops.recovery.switch_plan import Loss
+from sebenza_ops.systems.dns_records import Answer
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.reachability import parse_sightings
 
@@ -198,6 +201,39 @@ def test_a_run_that_has_changed_nothing_is_refused_and_not_failed() -> None:
     assert judge(["assess"], plan_only=False, has_changed=False, rejected=False) is Outcome.REFUSED
     assert judge(["lead_users"], plan_only=False, has_changed=True, rejected=False) is Outcome.FAILED
     assert judge(["approve_recovery"], plan_only=False, has_changed=False, rejected=True) is Outcome.REJECTED
+
+
+NEW, OLD = Answer(("198.51.100.13",), 30), Answer(("192.0.2.11",), 200)
+SILENT = Answer(error="timed out")
+DNS = Dns(
+    backend="rfc2136",
+    conn_id="c",
+    zone="sebenza.com",
+    names=("app.sebenza.com",),
+    servers=("a:53", "b:53"),
+    resolvers=("r:53", "s:53"),
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "may_be_gone", "waited_for"),
+    [
+        ({"a:53": NEW, "b:53": NEW, "r:53": NEW, "s:53": NEW}, False, ""),
+        # A server that is gone with its site answers nobody anything wrong.
+        ({"a:53": SILENT, "b:53": NEW, "r:53": NEW, "s:53": NEW}, True, ""),
+        ({"a:53": SILENT, "b:53": NEW, "r:53": NEW, "s:53": NEW}, False, "a:53"),
+        # Old addresses are waited for, however long it takes.
+        ({"a:53": SILENT, "b:53": NEW, "r:53": OLD, "s:53": NEW}, True, "r:53"),
+        # One of each must answer.
+        ({"a:53": SILENT, "b:53": NEW, "r:53": SILENT, "s:53": SILENT}, True, "r:53"),
+        ({"a:53": SILENT, "b:53": SILENT, "r:53": NEW, "s:53": NEW}, True, "a:53"),
+    ],
+)
+def test_dns_counts_when_nobody_answers_anything_else(
+    found: dict[str, Answer], may_be_gone: bool, waited_for: str
+) -> None:
+    said = not_yet(DNS, found, ("198.51.100.13",), silent_may_be_gone=may_be_gone)
+    assert waited_for in said if waited_for else not said
 
 
 def test_a_cut_off_answer_of_a_place_is_no_sighting() -> None:
