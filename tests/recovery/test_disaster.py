@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from lab.commit_writer import CommitWriter
-from sebenza_ops.changes import ChangeRun
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.environments.models import DisasterRecoveryPolicy, Environment
 from sebenza_ops.evidence.facts import load
-from sebenza_ops.ledger import Ledger
+from sebenza_ops.ledger import Ledger, reconcile_pending
+from sebenza_ops.ledger.journal import open_journal
 from sebenza_ops.recovery import pair as pair_module
 from sebenza_ops.recovery.disaster_assess import databases
 from sebenza_ops.recovery.disaster_database import promote_standby
@@ -20,7 +21,7 @@ from sebenza_ops.recovery.disaster_fence import fence_site
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import measures_of, progress_of, start_record
 from sebenza_ops.recovery.disaster_rules import DisasterType, Verdict
-from sebenza_ops.recovery.disaster_steps import plan_recovery, take_lease
+from sebenza_ops.recovery.disaster_steps import hold_attempt, plan_recovery, take_lease
 from sebenza_ops.recovery.disaster_verify import verify_recovery
 from sebenza_ops.recovery.failback import move_back, plan_failback, restore_replication, resynchronize
 from sebenza_ops.systems.errors import FencedOffError
@@ -30,6 +31,10 @@ from tests.recovery.estate import SwitchEstate, switch_estate
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 REASON = "the primary site does not answer"
+
+
+class KilledError(BaseException):
+    """As if the process had been killed: nothing of the procedure catches it."""
 
 
 @pytest.fixture
@@ -215,10 +220,6 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
         until(lambda server=server: not client.missing((server.address, server.port)), f"{server.name} has all", 10)
 
 
-class KilledError(BaseException):
-    """As if the process had been killed: nothing of the procedure catches it."""
-
-
 def test_killed_after_every_call_it_converges_and_loses_what_it_has_counted(
     estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,3 +318,31 @@ def test_a_late_standby_is_not_recommended_and_of_two_recoveries_the_later_one_c
     assert estate.servers["db2"].state().is_primary
     # What was received, and only held up, is not lost.
     assert missing(estate, client) == []
+
+
+def test_with_ledger_and_site_gone_it_keeps_a_journal_and_a_later_run_ends_it(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("SEBENZA_JOURNAL", str(tmp_path / "journal"))
+    estate.kill("db1")
+    run = estate.run(ledger, emergency=True)
+    out_of_reach(estate, run)
+    run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
+    # Nobody has written: how far the standby is behind can't be told, and so nothing is recommended.
+    plan = planned(run, DisasterType.FAILOVER)
+    # People decide: the lease is handed back meanwhile.
+    run.release("people decide now")
+    hold_attempt(run, "disaster recovery", 120)
+    fence_site(run, plan, "lindiwe")
+    promote_standby(run, plan)
+    assert estate.servers["db2"].state().is_primary
+    run.release("over")
+
+    other = estate.run(ledger, emergency=True)
+    out_of_reach(estate, other)
+    other.ledger = open_journal(other.holder.dag_id, other.holder.run_id)
+    planned(other, DisasterType.FAILOVER)
+    with pytest.raises(ChangeRefusedError, match="has changed production since"):
+        hold_attempt(run, "disaster recovery", 120)
+    reconcile_pending(ledger)
+    assert ledger.deployments.find(run.holder.dag_id, run.holder.run_id) is not None

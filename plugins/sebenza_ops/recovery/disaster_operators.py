@@ -58,7 +58,7 @@ class DisasterOperator(BaseOperator):
         """
         from sebenza_ops.ledger import LeaseKind
         from sebenza_ops.recovery.disaster_record import start_record
-        from sebenza_ops.recovery.disaster_steps import raise_tokens
+        from sebenza_ops.recovery.disaster_steps import hold_attempt, raise_tokens
 
         run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
         current = run.ledger.leases.current(self.environment)
@@ -66,7 +66,7 @@ class DisasterOperator(BaseOperator):
             # Housekeeping that has begun while people decided is not waited for. Another change is later than this run.
             if self.emergency and current is not None and current.kind is LeaseKind.HOUSEKEEPING:
                 run.take_over(self.purpose, str(context["params"]["reason"]), self.ttl_seconds(run), 0)
-            run.begin_attempt(self.purpose, self.ttl_seconds(run))
+            hold_attempt(run, self.purpose, self.ttl_seconds(run))
         except ChangeRefusedError as error:
             raise AirflowFailException(str(error)) from error
         if run.is_journaled:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from sebenza_ops.changes import ChangeRun
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun, holder_word
 from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
+from sebenza_ops.ledger import TOKEN_GAP
 from sebenza_ops.recovery.disaster_application import choose_release
 from sebenza_ops.recovery.disaster_assess import Databases, databases, estimate_loss, find_target, last_seen_well, look
 from sebenza_ops.recovery.disaster_plan import DatabaseTarget, DisasterPlan, DisasterRefusedError
@@ -27,7 +28,7 @@ from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.recovery.switch_plan import Loss, server_states
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
-from sebenza_ops.systems.fencing import parse_seen_token
+from sebenza_ops.systems.fencing import SeenToken, parse_seen_token
 from sebenza_ops.systems.ssh import HostSession, kept_sessions
 
 _TOKEN_ROLES = frozenset({Role.LOAD_BALANCER, Role.APPLICATION, Role.DATABASE_ENDPOINT, Role.DATABASE})
@@ -50,18 +51,47 @@ def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) ->
         run.note("the ledger is down: this run keeps a journal", "warning")
 
 
-def seen_token(run: ChangeRun) -> int:
-    """The highest fencing token that a host of either site has seen; 0 when none tells."""
+def seen_tokens(run: ChangeRun) -> list[SeenToken]:
+    """What every host of both sites that answers has seen, the highest first."""
     environment = run.environment
     hosts = [host for host in environment.hosts if not host.spare and _TOKEN_ROLES & set(host.roles)]
 
-    def read(placed: Environment, session: HostSession) -> int:
+    def read(placed: Environment, session: HostSession) -> SeenToken:
         state_dir = session.host.path(placed.application.state_dir)
         text = session.run_script("fence_read", [state_dir, placed.name], timeout_seconds=10).stdout
-        return parse_seen_token(session.host.name, text).token
+        return parse_seen_token(session.host.name, text)
 
     answers = on_sites(environment, hosts, read).values()
-    return max((answer for answer in answers if isinstance(answer, int)), default=0)
+    found = [answer for answer in answers if isinstance(answer, SeenToken)]
+    return sorted(found, key=lambda seen: seen.token, reverse=True)
+
+
+def seen_token(run: ChangeRun) -> int:
+    """The highest fencing token that a host of either site has seen; 0 when none tells."""
+    return next((seen.token for seen in seen_tokens(run)), 0)
+
+
+def hold_attempt(run: ChangeRun, purpose: str, ttl_seconds: float) -> None:
+    """A fencing token for this attempt alone, which every host of both sites that answers hears of.
+
+    With the ledger down the hosts of both sites say whether another run has changed anything since: those of the
+    serving site alone may all be gone.
+
+    Raises ChangeRefusedError when another run holds the environment, or has changed it.
+    """
+    current = run.ledger.leases.current(run.lease_name)
+    if not run.is_journaled or (current is not None and current.holder.is_run(run.holder)):
+        run.begin_attempt(purpose, ttl_seconds)
+        return
+    seen = next(iter(seen_tokens(run)), None)
+    if seen is None:
+        raise ChangeRefusedError("the ledger is down, and no host of either site tells its fencing token")
+    if seen.holder != holder_word(run.holder):
+        raise ChangeRefusedError(
+            f"the ledger is down, and by the hosts {seen.holder} has changed {run.environment.name} since (fencing "
+            f"token {seen.token}, {seen.since}). This run changes nothing more. Start a new run."
+        )
+    run.acquire(purpose, ttl_seconds, seen.token + TOKEN_GAP)
 
 
 def raise_tokens(run: ChangeRun) -> None:
