@@ -10,7 +10,7 @@ from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.recovery.disaster_plan import DatabaseTarget, DisasterRefusedError
 from sebenza_ops.recovery.disaster_rules import Component, ComponentVerdict, Sighting, judge_components
 from sebenza_ops.recovery.pair import Pair, endpoints_that_answer
-from sebenza_ops.recovery.sites import on_sites
+from sebenza_ops.recovery.sites import hosts_of_all_sites, on_sites
 from sebenza_ops.recovery.switch_plan import (
     EndpointStates,
     Loss,
@@ -33,9 +33,7 @@ def components_of(environment: Environment) -> dict[str, Component]:
     def add(target: str, site: str, host: str, what: str, address: str, port: int) -> None:
         found[target] = Component(site=site, host=host, what=what, address=address, port=port)
 
-    for host in environment.hosts:
-        if host.spare:
-            continue
+    for host in hosts_of_all_sites(environment):
         address = host.address
         add(tcp_target(address, host.ssh.port), host.site, host.name, "SSH", address, host.ssh.port)
         if Role.LOAD_BALANCER in host.roles:
@@ -54,7 +52,7 @@ def components_of(environment: Environment) -> dict[str, Component]:
 def look(environment: Environment) -> list[ComponentVerdict]:
     """What every component of both sites is, seen from this worker and from every host that answers."""
     components = components_of(environment)
-    places = [host for host in environment.hosts if not host.spare]
+    places = hosts_of_all_sites(environment)
     targets, hostname = list(components), environment.public_hostname
     seen: dict[str, Mapping[str, bool] | OutsideSystemError] = {THIS_WORKER: look_from_here(hostname, targets)}
     seen |= on_sites(environment, places, lambda _, session: look_from(session, hostname, targets))

@@ -24,7 +24,7 @@ from sebenza_ops.recovery.disaster_rules import (
     why_not_promotable,
 )
 from sebenza_ops.recovery.pair import endpoints_that_answer
-from sebenza_ops.recovery.sites import on_sites
+from sebenza_ops.recovery.sites import hosts_of_all_sites, on_sites
 from sebenza_ops.recovery.switch_plan import Loss, server_states
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
@@ -54,7 +54,7 @@ def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) ->
 def seen_tokens(run: ChangeRun) -> list[SeenToken]:
     """What every host of both sites that answers has seen, the highest first."""
     environment = run.environment
-    hosts = [host for host in environment.hosts if not host.spare and _TOKEN_ROLES & set(host.roles)]
+    hosts = [host for host in hosts_of_all_sites(environment) if _TOKEN_ROLES & set(host.roles)]
 
     def read(placed: Environment, session: HostSession) -> SeenToken:
         state_dir = session.host.path(placed.application.state_dir)
@@ -97,7 +97,7 @@ def hold_attempt(run: ChangeRun, purpose: str, ttl_seconds: float) -> None:
 def raise_tokens(run: ChangeRun) -> None:
     """Have every host of both sites that answers refuse lower tokens. Raises FencedOffError."""
     environment, fence = run.environment, run.fence
-    hosts = [host for host in environment.hosts if not host.spare and _TOKEN_ROLES & set(host.roles)]
+    hosts = [host for host in hosts_of_all_sites(environment) if _TOKEN_ROLES & set(host.roles)]
 
     def tell(placed: Environment, session: HostSession) -> None:
         state_dir = session.host.path(placed.application.state_dir)

@@ -12,6 +12,11 @@ from sebenza_ops.systems.ssh import HostSession, on_hosts
 Result = TypeVar("Result")
 
 
+def hosts_of_all_sites(environment: Environment) -> tuple[Host, ...]:
+    """Every host but the spares: for what looks at all sites, or tells all of them who changes the environment."""
+    return tuple(host for host in environment.hosts if not host.spare)
+
+
 def on_sites(
     environment: Environment,
     hosts: Iterable[Host],
