@@ -54,14 +54,35 @@ def rebuild_standby() -> None:
         postgres.set_aside(STANDBY)
     postgres.copy_cluster(STANDBY, ENVIRONMENTS["production"].database_host)
     supervision.start(STANDBY, "postgresql")
-    until(streams, f"{STANDBY}: streams from production's primary (its log says why not)", 30)
+    try:
+        until(streams, f"{STANDBY}: streams from production's primary (its log says why not)", 30)
+    except LabError as error:
+        raise LabError(f"{error}; {_as_seen()}") from None
 
 
 def streams() -> bool:
-    """Whether the site's database streams from production's primary."""
+    """Whether the site's database streams, and production's primary sees it."""
+    return STANDBY in _followers() and "streaming" in _receiver()
+
+
+def _followers() -> list[str]:
     with postgres.connect(postgres.primary_of_production()) as cursor:
-        cursor.execute("SELECT 1 FROM pg_stat_replication WHERE application_name = %s", (STANDBY,))
-        return cursor.fetchone() is not None
+        cursor.execute("SELECT application_name FROM pg_stat_replication")
+        return [str(name) for (name,) in cursor.fetchall()]
+
+
+def _receiver() -> list[str]:
+    if not postgres.answers(STANDBY):
+        return []
+    with postgres.connect(STANDBY) as cursor:
+        cursor.execute("SELECT status FROM pg_stat_wal_receiver")
+        return [str(status) for (status,) in cursor.fetchall()]
+
+
+def _as_seen() -> str:
+    seen = ", ".join(_followers()) or "nobody"
+    receiver = ", ".join(_receiver()) or "connected to nobody"
+    return f"{postgres.primary_of_production()} sends to {seen}; {STANDBY} is {receiver}"
 
 
 def prepare_hosts(artifact: releases.Artifact) -> None:
