@@ -17,6 +17,7 @@ from lab.addresses import (
     STATS_PORT,
     STORAGE_PORT,
     address,
+    endpoint,
 )
 from lab.hosts import (
     ENVIRONMENTS,
@@ -25,6 +26,7 @@ from lab.hosts import (
     LabEnvironment,
     endpoint_of,
     environment_of,
+    has_secondary_site,
     places,
     present_hosts,
 )
@@ -252,6 +254,22 @@ def _postgresql(host: str, root: Path) -> None:
             of_secondary_site=host in SECONDARY_SITE.database_hosts,
         ),
     )
+    write_as(root / "etc/postgresql/database-guard.sh", (paths.HOST_TEMPLATES / "database-guard.sh").read_text())
+    write_as(
+        root / "etc/postgresql/postgresql.sh",
+        render(
+            "postgresql.sh.j2",
+            host=host,
+            state_dir=host_root / "var/lib/postgresql",
+            command=f"{paths.POSTGRES_BIN}/postgres -D {host_root}/var/lib/postgresql/main"
+            f" -c config_file={host_root}/etc/postgresql/postgresql.conf",
+            data=host_root / "var/lib/postgresql/main",
+            bin=paths.POSTGRES_BIN,
+            witnesses=_witnesses(host),
+            health_user=HEALTH_USER,
+            guard=host_root / "etc/postgresql/database-guard.sh",
+        ),
+    )
     if backups.stanza_of(host) is not None:
         values = backups.configuration_values(host)
         write_as(root / "etc/pgbackrest.conf", render("pgbackrest.conf.j2", **values), DATABASE_USER, 0o600)
@@ -265,6 +283,14 @@ def _postgresql(host: str, root: Path) -> None:
             replication_user=REPLICATION_USER,
         ),
     )
+
+
+def _witnesses(host: str) -> list[str]:
+    """The database servers of production's other site, which a former primary asks before it starts."""
+    first, second = ENVIRONMENTS["production"].database_hosts, SECONDARY_SITE.database_hosts
+    if not has_secondary_site() or host not in (*first, *second):
+        return []
+    return [endpoint(other, POSTGRES_PORT) for other in (second if host in first else first)]
 
 
 def _database_endpoint(host: str, root: Path) -> None:

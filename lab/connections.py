@@ -95,6 +95,7 @@ def _secondary_connections() -> dict[str, Any]:
             place.storage_host, secrets.storage2_key_id, secrets.storage2_secret
         ),
         "sebenza_production_secondary_backup_repository": {"conn_type": "aws", "login": key_id, "password": secret},
+        "sebenza_production_escrow_identity": {"conn_type": "generic", "password": secrets.escrow_identity},
         "sebenza_dns": {
             "conn_type": "generic",
             "host": address(nameserver.AUTHORITATIVE),

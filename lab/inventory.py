@@ -34,6 +34,8 @@ from lab.hosts import ENVIRONMENTS, SECONDARY_SITE, LabEnvironment, has_secondar
 from lab.storage import BUCKET
 
 __all__ = ["connections", "storage_client"]
+from lab.secrets import lab_secrets
+from sebenza_ops.systems.age import Identity
 
 SHIPPED = paths.CHECKOUT / "include" / "environments"
 
@@ -141,12 +143,15 @@ def _place_sites(document: dict[str, Any]) -> None:
         document["sites"] = [site for site in document["sites"] if site["kind"] == "primary"]
         document["hosts"] = [host for host in document["hosts"] if host.get("site", "primary") == "primary"]
         del document["dns"]
+        document["policies"].pop("disaster_recovery", None)
         return
     site = next(site for site in document["sites"] if site["kind"] == "secondary")
     site["database"]["endpoint"] = SECONDARY_SITE.database_endpoint
     site["cache"]["address"] = SECONDARY_SITE.cache_endpoint
     site["object_store"]["bucket"] = BUCKET
     site["copy_seconds"] = 30
+    escrow = document["policies"]["disaster_recovery"]["escrow"]
+    escrow["recipient"] = Identity(lab_secrets().escrow_identity).recipient
     storage = {"name": SECONDARY_SITE.storage_host, "site": site["name"], "roles": ["object_store"]}
     document["hosts"].append(storage)
     document["dns"] |= {

@@ -104,8 +104,11 @@ def start_primary(host: str) -> None:
         # A switch was broken off in its middle.
         supervision.stop(host, "postgresql")
         (data_directory(host) / "standby.signal").unlink()
+    unasked = data_directory(host).with_name("guard-off")
+    unasked.touch()
     supervision.start(host, "postgresql")
     until(lambda: answers(host), f"{host}: PostgreSQL answers queries", 30)
+    unasked.unlink(missing_ok=True)
     _ensure_roles(host)
     for environment in ENVIRONMENTS.values():
         if host in environment.database_hosts:

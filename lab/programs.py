@@ -94,8 +94,7 @@ def _postgresql(host: str) -> Program:
     root = paths.host_root(host)
     return Program(
         "postgresql",
-        f"{paths.POSTGRES_BIN}/postgres -D {root}/var/lib/postgresql/main"
-        f" -c config_file={root}/etc/postgresql/postgresql.conf",
+        f"/bin/sh {root}/etc/postgresql/postgresql.sh",
         user="postgres",
         autostart=False,
         # Fast shutdown: sessions are closed, a checkpoint is written.

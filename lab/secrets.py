@@ -57,6 +57,8 @@ class LabSecrets:
     storage2_secret: str = field(default_factory=_password)
     storage2_backup_key_id: str = field(default_factory=lambda: "LABTWOBACKUP" + secrets.token_hex(8).upper())
     storage2_backup_secret: str = field(default_factory=_password)
+    # The operators' age identity, which opens the escrow at the secondary site.
+    escrow_identity: str = field(default_factory=_age_identity)
     # TSIG: who may change the records of the environments' zone.
     dns_key: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode())
 

@@ -43,7 +43,8 @@ def kill_site(name: str, *, airflow: bool = True) -> Fault:
 
 
 def mend_site(fault: Fault) -> None:
-    """Bring the machines of a site back as they are: a database that was the primary starts as one, unless fenced.
+    """Bring the machines of a site back as they are: a database that was the primary starts as one, unless it is fenced
+    or its guard finds that the other site has a primary.
 
     Airflow stays down: `python -m lab.airflow up`. Of two ledgers the site's own stays; what was written meanwhile is
     set aside beside it.

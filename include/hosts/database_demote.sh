@@ -1,6 +1,6 @@
 # database_demote.sh STATE_DIR ENVIRONMENT TOKEN HOLDER DATA PRIMARY_HOST PRIMARY_PORT USER SLOT
 # From its next start on, whoever starts it, this server is a replica: of PRIMARY_HOST, or of nobody yet ("-").
-# What runs is not touched. The password of USER is standard input's first line.
+# SLOT "-": it uses none. What runs is not touched. The password of USER is standard input's first line.
 fence "$1" "$2" "$3" "$4"
 _state=$1
 shift 4
@@ -17,7 +17,7 @@ if [ "$2" != - ]; then
     # What an earlier recovery or primary was told must not count again. The last line of a name counts.
     grep -Ev '^[[:space:]]*(primary_conninfo|primary_slot_name|recovery_target[a-z_]*)[[:space:]]*=' "$_data/postgresql.auto.conf" || :
     printf "primary_conninfo = 'host=%s port=%s user=%s passfile=%s connect_timeout=3'\n" "$2" "$3" "$4" "$_state/replication.pgpass"
-    printf "primary_slot_name = '%s'\n" "$5"
+    [ "$5" = - ] || printf "primary_slot_name = '%s'\n" "$5"
   } | write_atomically "$_data/postgresql.auto.conf" 600
 fi
 : | write_atomically "$_data/standby.signal" 600

@@ -1,5 +1,5 @@
 # database_promote.sh STATE_DIR ENVIRONMENT TOKEN HOLDER BIN SOCKET_DIR PORT SYSTEM_IDENTIFIER TIMELINE MINIMUM_LSN SLOT EXPIRES_AT TIMEOUT_SECONDS
-# Makes a replica the primary, with the slot of the one that will follow it. MINIMUM_LSN, in bytes: it has replayed so
+# Makes a replica the primary, with the slot of the one that will follow it ("-": none). MINIMUM_LSN, in bytes: it has replayed so
 # much within 10 s, or it is refused. Prints "promoted" or "already", the timeline, and the position that it had replayed.
 fence "$1" "$2" "$3" "$4"
 shift 4
@@ -32,7 +32,7 @@ done
 [ -n "$_replayed" ] || fail "it has not replayed as much as was expected ($_minimum): it was not promoted"
 sql >/dev/null <<'SQL'
 SELECT pg_create_physical_replication_slot(:'slot', true)
-WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = :'slot')
+WHERE :'slot' <> '-' AND NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = :'slot')
 SQL
 _done=$(sql <<'SQL'
 SELECT pg_promote(true, :seconds)

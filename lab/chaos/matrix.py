@@ -59,6 +59,14 @@ _TESTS: Final = {
     "stops replaying in its middle; a primary that is killed while its replica is cut off": "recovery/test_switch",
     "a database host that is gone with all that runs on it, and comes back as the primary that it "
     "was": "recovery/test_switch_procedure",
+    "a lost site whose standby was cut off before; its primary that comes back; a standby that does not replay; a "
+    "failover and a failback killed after each of their calls; two recoveries at once; a server that lives out of "
+    "reach": "recovery/test_disaster",
+    "a former primary that starts while the other site's server is promoted, silent, or of another "
+    "cluster": "hosts/test_database_guard",
+    "backups that are opened with another passphrase than the escrowed one": "backup/test_drill_instance",
+    "the whole primary site, its ledger and its storage killed, recovered by break-glass from the secondary "
+    "one": "recovery/test_disaster_procedure",
     "200 hostile confs over the API: shell, options, paths, templates, SQL, control characters, sizes, "
     "wrong types": "airflow/test_hostile_conf",
 }

@@ -36,6 +36,7 @@ from sebenza_ops.environments.components import (
     ServiceManager,
 )
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
+from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy, EscrowPolicy
 from sebenza_ops.environments.dns_records import Dns
 from sebenza_ops.environments.errors import NOTHING, CrossCheckError, Finding
 from sebenza_ops.environments.fields import ConnectionId, HttpsUrl, Model, Name
@@ -89,9 +90,11 @@ __all__ = [
     "DatabaseSettings",
     "DatabaseSwitchPolicy",
     "DeploymentPolicy",
+    "DisasterRecoveryPolicy",
     "Dns",
     "EmailChannel",
     "Environment",
+    "EscrowPolicy",
     "Host",
     "LoadBalancing",
     "LogicalDumpPolicy",
@@ -244,6 +247,7 @@ class Environment(Model):
             *self._check_roles(),
             *self._check_archives(),
             *self._check_backup(),
+            *self._check_disaster_recovery(),
             *self._check_monitoring(),
             *self._check_windows(),
             *self._check_names(),
@@ -351,6 +355,16 @@ class Environment(Model):
             yield Finding(
                 ("hosts",), NOTHING, "expected a host with role database_endpoint, because of policies.database_switch"
             )
+
+    def _check_disaster_recovery(self) -> Iterator[Finding]:
+        if self.policies.disaster_recovery is None:
+            return
+        if self.policies.database_switch is None:
+            expected = "expected, because policies.disaster_recovery promotes and follows as a switch does"
+            yield Finding(("policies", "database_switch"), NOTHING, expected)
+        if self.secondary_site is None:
+            expected = "expected a site of kind secondary, because of policies.disaster_recovery"
+            yield Finding(("sites",), NOTHING, expected)
 
     def _check_rolling(self) -> Iterator[Finding]:
         rolling = self.policies.rolling

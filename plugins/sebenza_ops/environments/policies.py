@@ -12,6 +12,7 @@ from pydantic import Field
 from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
 from sebenza_ops.environments.backup_policy import BackupPolicy, Weekday
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
+from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
 
 
@@ -417,4 +418,7 @@ class Policies(Model):
     )
     database_switch: Annotated[
         DatabaseSwitchPolicy | None, Field(description="Switching the database's primary to a replica.")
+    ] = None
+    disaster_recovery: Annotated[
+        DisasterRecoveryPolicy | None, Field(description="Recovering the environment at its secondary site.")
     ] = None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from sebenza_ops.environments.models import Environment, Host, Role, Service
-from sebenza_ops.recovery.switch_plan import EndpointStates, ServerStates
+from sebenza_ops.recovery.sites import on_sites
+from sebenza_ops.recovery.switch_plan import EndpointStates, ServerStates, SwitchPlan
 from sebenza_ops.systems.database_dump import DatabaseLogin
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint, EndpointState
 from sebenza_ops.systems.database_server import DatabaseServer, ServerState
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 from sebenza_ops.systems.fencing import changed_hosts, raise_tokens
 from sebenza_ops.systems.services import Services, services_of
-from sebenza_ops.systems.ssh import Fence, on_hosts, raise_first_error
+from sebenza_ops.systems.ssh import Fence, raise_first_error
 
 Result = TypeVar("Result")
 
@@ -28,18 +29,24 @@ class Pair:
 
     Args:
         environment: The environment; its policy and connections for a switch are there (the inventory checks that).
+        sites: The sites whose servers and endpoints belong to it; none: those of the active site.
+        endpoint_site: The site whose endpoints alone belong to it; none: those of all these sites.
 
     Within `kept_sessions` all calls share one login for each host.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, sites: Sequence[str] = (), endpoint_site: str = "") -> None:
         self.environment = environment
-        self.hosts = environment.hosts_with_role(Role.DATABASE)
-        self.endpoint_hosts = environment.hosts_with_role(Role.DATABASE_ENDPOINT)
+        places = tuple(sites) or (environment.active_site,)
+        endpoint_places = (endpoint_site,) if endpoint_site else places
+        self.hosts = tuple(host for site in places for host in environment.hosts_with_role(Role.DATABASE, site=site))
+        self.endpoint_hosts = tuple(
+            host for site in endpoint_places for host in environment.hosts_with_role(Role.DATABASE_ENDPOINT, site=site)
+        )
         database, policy = environment.database, environment.policies.database_switch
         if database.ssh_conn_id is None or database.replication_conn_id is None or policy is None:
             raise ValueError(f"{environment.name} has no policy for switching its database's primary")
-        self._ssh_conn_id, self._replication_conn_id = database.ssh_conn_id, database.replication_conn_id
+        self._replication_conn_id = database.replication_conn_id
         self.policy = policy
 
     def host(self, name: str) -> Host:
@@ -56,17 +63,11 @@ class Pair:
 
     def states(self) -> ServerStates:
         """Every server, or why it can't be asked."""
-        return on_hosts(
-            self.hosts, self._ssh_conn_id, lambda session: DatabaseServer(self.environment, session).state()
-        )
+        return self._on_servers(self.hosts, lambda server: server.state())
 
     def endpoint_states(self) -> EndpointStates:
         """Every endpoint, or why it can't be asked."""
-        return on_hosts(
-            self.endpoint_hosts,
-            self.environment.ssh_conn_id,
-            lambda session: DatabaseEndpoint(self.environment, session).state(),
-        )
+        return self._on_endpoints(lambda endpoint: endpoint.state())
 
     def settled_endpoint_states(self) -> EndpointStates:
         """Every endpoint when each leads to one server, or after ten seconds as it is then.
@@ -83,17 +84,12 @@ class Pair:
 
     def on_server(self, name: str, action: Callable[[DatabaseServer], Result]) -> Result:
         """Do something on one server. Raises OutsideSystemError."""
-        answers = on_hosts(
-            [self.host(name)], self._ssh_conn_id, lambda session: action(DatabaseServer(self.environment, session))
-        )
-        return _result(answers[name])
+        return _result(self._on_servers([self.host(name)], action)[name])
 
     def on_services(self, name: str, action: Callable[[Services], Result]) -> Result:
         """Do something with the services of a database host. Raises OutsideSystemError."""
-        answers = on_hosts(
-            [self.host(name)],
-            self.environment.ssh_conn_id,
-            lambda session: action(services_of(session, self.environment)),
+        answers = on_sites(
+            self.environment, [self.host(name)], lambda placed, session: action(services_of(session, placed))
         )
         return _result(answers[name])
 
@@ -105,11 +101,7 @@ class Pair:
 
     def try_endpoints(self, action: Callable[[DatabaseEndpoint], Result]) -> dict[str, Result | OutsideSystemError]:
         """Do something on all endpoints; errors are returned. Raises FencedOffError."""
-        answers = on_hosts(
-            self.endpoint_hosts,
-            self.environment.ssh_conn_id,
-            lambda session: action(DatabaseEndpoint(self.environment, session)),
-        )
+        answers = self._on_endpoints(action)
         for answer in answers.values():
             if isinstance(answer, FencedOffError):
                 raise answer
@@ -153,17 +145,32 @@ class Pair:
         """
         hosts = {host.name: host for host in (*changed_hosts(self.environment), *self.endpoint_hosts, *self.hosts)}
         answers: dict[str, object] = dict(raise_tokens(self.environment, hosts.values(), fence))
-        told = on_hosts(
-            self.hosts,
-            self._ssh_conn_id,
-            lambda session: DatabaseServer(self.environment, session).raise_token(fence),
-        )
+        told = self._on_servers(self.hosts, lambda server: server.raise_token(fence))
         answers |= {f"{name} (as the owner of its cluster)": answer for name, answer in told.items()}
         failed = {name: answer for name, answer in answers.items() if isinstance(answer, OutsideSystemError)}
         for error in failed.values():
             if isinstance(error, FencedOffError):
                 raise error
         return failed
+
+    def _on_servers(
+        self, hosts: Iterable[Host], action: Callable[[DatabaseServer], Result]
+    ) -> dict[str, Result | OutsideSystemError]:
+        return on_sites(
+            self.environment, hosts, lambda placed, session: action(DatabaseServer(placed, session)), as_owner=True
+        )
+
+    def _on_endpoints(self, action: Callable[[DatabaseEndpoint], Result]) -> dict[str, Result | OutsideSystemError]:
+        return on_sites(
+            self.environment,
+            self.endpoint_hosts,
+            lambda placed, session: action(DatabaseEndpoint(placed, session)),
+        )
+
+
+def pair_of(environment: Environment, plan: SwitchPlan) -> Pair:
+    """The servers and endpoints that a plan is about."""
+    return Pair(environment, plan.sites, plan.endpoint_site)
 
 
 def endpoints_that_answer(states: EndpointStates) -> list[EndpointState]:

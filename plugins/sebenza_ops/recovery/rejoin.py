@@ -8,7 +8,7 @@ from typing import Any
 
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import GateFact, utc_now
-from sebenza_ops.recovery.pair import Pair, endpoints_that_answer
+from sebenza_ops.recovery.pair import Pair, endpoints_that_answer, pair_of
 from sebenza_ops.recovery.switch_over import fence_old
 from sebenza_ops.recovery.switch_plan import Kind, SwitchPlan, follows, server_states
 from sebenza_ops.recovery.switch_steps import progress_of, save_progress
@@ -40,7 +40,7 @@ def rejoin(run: ChangeRun, plan: SwitchPlan, approved_by: str) -> str:
         FencedOffError: A later change holds the environment.
         OutsideSystemError: The new primary does not answer; a retry goes on.
     """
-    pair = Pair(run.environment)
+    pair = pair_of(run.environment, plan)
     new = pair.state_of(plan.new)
     if not new.is_primary:
         raise RejoinFailedError(f"{plan.new} is no primary to follow: it is {new.words}")
@@ -175,7 +175,7 @@ def verify(run: ChangeRun, plan: SwitchPlan) -> str:
 
     Raises NotProvenError.
     """
-    pair = Pair(run.environment)
+    pair = pair_of(run.environment, plan)
     is_left_out = bool(progress_of(run).get("left_out"))
     states = server_states(pair.states())
     wrong = []

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.ledger import Outcome
-from sebenza_ops.recovery.pair import Pair
+from sebenza_ops.recovery.pair import pair_of
 from sebenza_ops.recovery.switch_over import SwitchFailedError, has_begun, take_back
 from sebenza_ops.recovery.switch_plan import Kind, Stage, SwitchPlan, SwitchRefusedError, conclusion, stage_of
 from sebenza_ops.recovery.switch_steps import planned_before, progress_of
@@ -42,7 +42,7 @@ def judge(
 @kept_sessions()
 def settle(run: ChangeRun, plan: SwitchPlan) -> Stage | None:
     """Nobody is held any more, and a planned switch that did not come to a promotion is taken back."""
-    pair = Pair(run.environment)
+    pair = pair_of(run.environment, plan)
     stage: Stage | None = None
     try:
         stage = stage_of(plan, pair.states())

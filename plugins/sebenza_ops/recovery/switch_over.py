@@ -10,7 +10,7 @@ import time
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.environments.models import Service
 from sebenza_ops.evidence.facts import GateFact, utc_now
-from sebenza_ops.recovery.pair import POLL_SECONDS, Pair, endpoints_that_answer
+from sebenza_ops.recovery.pair import POLL_SECONDS, Pair, endpoints_that_answer, pair_of
 from sebenza_ops.recovery.switch_plan import (
     Kind,
     Loss,
@@ -45,7 +45,7 @@ def switch_over(run: ChangeRun, plan: SwitchPlan) -> str:
         FencedOffError: A later change holds the environment.
         OutsideSystemError: After the promotion: a retry goes on.
     """
-    pair = Pair(run.environment)
+    pair = pair_of(run.environment, plan)
     try:
         while (stage := stage_of(plan, pair.states())) is not Stage.PROMOTED:
             ended = _stop_old(run, pair, plan) if stage is Stage.READY else None
@@ -243,7 +243,7 @@ def fail_over(run: ChangeRun, plan: SwitchPlan, approved_by: str) -> str:
         FencedOffError: A later change holds the environment.
         OutsideSystemError: A host does not answer; a retry goes on.
     """
-    pair = Pair(run.environment)
+    pair = pair_of(run.environment, plan)
     is_stopped = fence_old(run, pair, plan, approved_by)
     states = pair.states()
     if stage_of(plan, states) is not Stage.PROMOTED:

@@ -92,12 +92,16 @@ class SwitchPlan(BaseModel):
         new_words: How the new one was found.
         old_reachable: Whether its host could be reached, so that it can be stopped there.
         warnings: What people should know before they decide.
+        sites: The sites of the servers; empty: the active one.
+        endpoint_site: The site whose endpoints are told; empty: that of the servers.
     """
 
     model_config = ConfigDict(frozen=True)
 
     environment: str
     kind: Kind
+    sites: tuple[str, ...] = ()
+    endpoint_site: str = ""
     old: str
     new: str
     system_identifier: str

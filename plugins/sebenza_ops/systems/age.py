@@ -87,6 +87,11 @@ class Identity:
             os.close(reading)
 
 
+def seal_for(recipient: str, content: bytes) -> bytes:
+    """Encrypt a content for somebody whose identity is elsewhere. Raises SealError."""
+    return _run(["age", "--encrypt", "--recipient", recipient], content)
+
+
 @contextmanager
 def decompressed(packed: IO[bytes]) -> Iterator[IO[bytes]]:
     """What zstd makes of a stream, as it is read. Raises SealError at the end when not all of it is good."""

@@ -270,11 +270,14 @@ class DatabaseServer:
         arguments = [*self._fenced(fence), self._bin, self._socket, self._port, rewind_role or "-", slot]
         self._session.run_script("database_checkpoint", arguments, timeout_seconds=300)
 
-    def demote(self, fence: Fence, source: str = "", login: DatabaseLogin | None = None) -> None:
+    def demote(
+        self, fence: Fence, source: str = "", login: DatabaseLogin | None = None, *, has_slot: bool = True
+    ) -> None:
         """From its next start on it is a replica: of the host at the address `source`, or of nobody yet."""
         place = ["-", "-", "-", "-"]
         if source and login is not None:
-            place = [source, self._port, login.user, self._environment.database.slot_of(self.name)]
+            slot = self._environment.database.slot_of(self.name) if has_slot else "-"
+            place = [source, self._port, login.user, slot]
         stdin = f"{login.password}\n" if login is not None else "\n"
         self._session.run_script("database_demote", [*self._fenced(fence), self._data, *place], stdin=stdin)
 
@@ -303,7 +306,7 @@ class DatabaseServer:
     def promote(
         self, fence: Fence, system_identifier: str, timeline: int, minimum_lsn: int, follower: str, timeout_seconds: int
     ) -> Promoted:
-        """Make the replica the primary, with a slot for `follower`. It may be one already."""
+        """Make the replica the primary, with a slot for `follower`, if there is one. It may be one already."""
         arguments = [
             *self._fenced(fence),
             self._bin,
@@ -312,7 +315,7 @@ class DatabaseServer:
             system_identifier,
             str(timeline),
             str(minimum_lsn),
-            self._environment.database.slot_of(follower),
+            self._environment.database.slot_of(follower) if follower else "-",
             str(int(time.time()) + COMMAND_LIFETIME_SECONDS),
             str(timeout_seconds),
         ]
