@@ -60,7 +60,7 @@ def test_it_steps_back_while_a_host_is_restored_and_fails_at_last(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold(ledger, "restore_application.production")
-    with pytest.raises(AirflowException, match="stepping back.*restores a host"):
+    with pytest.raises(AirflowException, match=r"stepping back.*restores a host"):
         acquire(ledger, "r1", monkeypatch)
     with pytest.raises(AirflowFailException, match="no backup was made"):
         acquire(ledger, "r1", monkeypatch, try_number=7)

@@ -97,7 +97,7 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     host, primary, warnings = choose_host(policy, states, unreachable)
     check_archiving(primary)
     check_space(policy, host)
-    info = _info_of_idle(environment, host.host)
+    info = info_of_idle(environment, host.host)
     if not info.is_encrypted:
         raise BackupRefusedError("the repository is not encrypted: set repo1-cipher-type as docs/backup.md says")
     catalog = catalog_follows(run, info, "not in the repository: removed by hand, or by pgBackRest")
@@ -133,7 +133,7 @@ def host_states(environment: Environment) -> tuple[dict[str, DatabaseHostState],
     return states, {name: str(answer) for name, answer in answers.items() if isinstance(answer, OutsideSystemError)}
 
 
-def _info_of_idle(environment: Environment, host: str) -> RepositoryInfo:
+def info_of_idle(environment: Environment, host: str) -> RepositoryInfo:
     """What is in the repository. Raises BackupRefusedError while pgBackRest works on any database host."""
     with on_host(environment, host) as (pgbackrest, _):
         info = pgbackrest.info()

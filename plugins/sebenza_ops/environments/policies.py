@@ -379,6 +379,13 @@ class MigrationPolicy(Model):
 class BackupBeforeChangePolicy(Model):
     """The backup that is made before a change that can't be undone otherwise."""
 
+    method: Annotated[
+        Literal["auto", "dump"],
+        Field(
+            description="auto: an incremental set of pgBackRest where policies.backup has it, else a dump; dump: "
+            "always a dump, from which a database rollback takes less time. Ours: auto."
+        ),
+    ] = "auto"
     keep: Annotated[int, Field(ge=1, description="So many of these backups are kept, the newest. Ours: 10.")] = 10
     work_dir: Annotated[
         AbsolutePath, Field(description="Where a database host makes it, below the host's root_dir.")
