@@ -12,6 +12,7 @@ from sebenza_ops.backup.dump_steps import dump_database, dump_prefix
 from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
 from sebenza_ops.backup.finish import finish_backup
 from sebenza_ops.backup.plan import BackupPlan
+from sebenza_ops.backup.repository_steps import verify_backup
 from sebenza_ops.backup.restore_steps import plan_restore_test, restore_set
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import BackupKind, Holder, Ledger
@@ -71,7 +72,7 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     assert dump_database(run, plan, label) == counted
     assert counted["tables"] == 1
     assert counted["rows"] >= 5000
-    assert steps.verify_backup(run, plan, label) == []
+    assert verify_backup(run, plan, label) == []
     outcome = finish_backup(run, plan, label, [])
     released(run)
 
@@ -146,7 +147,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
     first = a_run(server, ledger, 1)
     old_plan = planned(first, "full")
     old = steps.back_up(first, old_plan)
-    steps.verify_backup(first, old_plan, old)
+    verify_backup(first, old_plan, old)
     released(first)
     bundle = next((server.repository / "backup/main" / old / "bundle").iterdir())
     content = bytearray(bundle.read_bytes())
@@ -157,7 +158,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
         assert plan.backup_type == "incr"
         label = steps.back_up(second, plan)
         with pytest.raises(BackupDamagedError, match=f"{label} can't be restored from: {old}"):
-            steps.verify_backup(second, plan, label)
+            verify_backup(second, plan, label)
         released(second)
         assert not good(ledger, old)
         assert not good(ledger, label)
@@ -166,7 +167,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
         plan = planned(third, "incr")
         assert plan.backup_type == "full", "an increment of a damaged set"
         label = steps.back_up(third, plan)
-        older = steps.verify_backup(third, plan, label)
+        older = verify_backup(third, plan, label)
         assert any(text.startswith(old) for text in older)
         assert good(ledger, label)
         outcome = finish_backup(third, plan, label, older)
