@@ -10,15 +10,18 @@ trap 'rm -rf "$_dir"' EXIT
 get() { pgbackrest "--config=$_config" "--stanza=$_stanza" repo-get "$1" 2>/dev/null; }
 list() { pgbackrest "--config=$_config" "--stanza=$_stanza" --recurse --output=json repo-ls "$1"; }
 pair() {
-  _first=yes _second=yes
+  _first=yes _second=yes _right=/dev/null
   # Decrypted with another key, or from half a file, it begins with noise.
   { get "$1" >"$_dir/first" && head -n 1 "$_dir/first" | grep -aq '^\[backrest\]$'; } || _first=no
   { get "$1.copy" >"$_dir/second" && head -n 1 "$_dir/second" | grep -aq '^\[backrest\]$'; } || _second=no
   case $_first$_second in
   nono) echo "pair none $1" ;;
-  noyes) echo "pair no-first $1" ;;
-  yesno) echo "pair no-second $1" ;;
-  *) if cmp -s "$_dir/first" "$_dir/second"; then echo "pair same $1"; else echo "pair differ $1"; fi ;;
+  noyes) _right=$_dir/second && echo "pair no-first $1" ;;
+  yesno) _right=$_dir/first && echo "pair no-second $1" ;;
+  *)
+    # Damaged in its middle, it is noise in its middle: nothing tells which one.
+    if cmp -s "$_dir/first" "$_dir/second"; then _right=$_dir/first && echo "pair same $1"; else echo "pair differ $1"; fi
+    ;;
   esac
 }
 for _part in archive backup; do
@@ -40,11 +43,10 @@ done
 grep -o '"[0-9]\{8\}-[0-9]\{6\}F\(_[0-9]\{8\}-[0-9]\{6\}[DI]\)\{0,1\}"' "$_dir/backup" | tr -d '"' | LC_ALL=C sort -u | while IFS= read -r _label; do
   _path=backup/$_stanza/$_label
   pair "$_path/backup.manifest"
-  if [ "$_first" = yes ]; then _manifest=$_dir/first; elif [ "$_second" = yes ]; then _manifest=$_dir/second; else _manifest=/dev/null; fi
-  _type=$(sed -n 's/^option-compress-type="\(.*\)"$/\1/p' "$_manifest")
+  _type=$(sed -n 's/^option-compress-type="\(.*\)"$/\1/p' "$_right")
   case $_type in zst | lz4 | gz | bz2) _extension=.$_type ;; *) _extension=- ;; esac
   echo "set $_label $_extension"
-  echo "wal $(sed -n 's/^backup-archive-\(start\|stop\)="\(.*\)"$/\2/p' "$_manifest" | tr '\n' ' ')"
-  sed -n '/^\[target:file\]$/,/^$/p' "$_manifest" | grep -a '={' | grep -av '"reference":' | sed 's/^\(.*\)=\({.*\)$/file \2 \1/'
+  echo "wal $(sed -n 's/^backup-archive-\(start\|stop\)="\(.*\)"$/\2/p' "$_right" | tr '\n' ' ')"
+  sed -n '/^\[target:file\]$/,/^$/p' "$_right" | grep -a '={' | grep -av '"reference":' | sed 's/^\(.*\)=\({.*\)$/file \2 \1/'
 done
 for _part in archive backup; do printf 'list %s %s\n' "$_part/$_stanza" "$(tr -d '\n' <"$_dir/$_part")"; done

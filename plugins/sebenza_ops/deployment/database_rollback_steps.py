@@ -28,7 +28,6 @@ from sebenza_ops.deployment.database_rollback import (
     refuse_without_restoring,
     summed_up,
 )
-from sebenza_ops.deployment.migration_test import leading_to
 from sebenza_ops.deployment.migrations import DatabaseSchema, read_schema
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.set_before import SetNotMadeError, dump_of_set
@@ -37,7 +36,7 @@ from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_migrations import STATUS_TIMEOUT_SECONDS, KnownMigration, parse_known
-from sebenza_ops.systems.application_secrets import resolve_secrets
+from sebenza_ops.systems.application_secrets import leading_to, resolve_secrets
 from sebenza_ops.systems.database_copy import DatabaseCopy, RestoreStatus
 from sebenza_ops.systems.database_dump import DatabaseLogin, DumpResult
 from sebenza_ops.systems.errors import OutsideSystemError

@@ -13,6 +13,7 @@ from sebenza_ops.environments.archive_policy import ApplicationBackupPolicy
 from sebenza_ops.environments.backup_policy import BackupPolicy, Weekday
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
+from sebenza_ops.environments.refresh_policy import RefreshPolicy
 
 
 class Objectives(Model):
@@ -422,6 +423,9 @@ class Policies(Model):
     backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (
         BackupBeforeChangePolicy()
     )
+    refresh: Annotated[
+        RefreshPolicy | None, Field(description="The database is made anew from another environment's, anonymized.")
+    ] = None
     database_switch: Annotated[
         DatabaseSwitchPolicy | None, Field(description="Switching the database's primary to a replica.")
     ] = None

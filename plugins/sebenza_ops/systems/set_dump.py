@@ -5,6 +5,7 @@ from __future__ import annotations
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.systems.database_dump import UPLOAD_TIMEOUT_SECONDS, DumpStatus, parse_dump_status
 from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.pgbackrest import JobStatus, parse_job_status
 from sebenza_ops.systems.ssh import Fence, HostSession
 
 #: The target of a restore that stops where the backup has ended.
@@ -54,6 +55,11 @@ class SetDump:
         """How it stands."""
         text = self._session.run_script("dump_status", [self._work_dir, self._job]).stdout
         return parse_dump_status(text, self._session.host.name)
+
+    def job_status(self, job: str) -> JobStatus:
+        """How a job stands, as others tell it."""
+        text = self._session.run_script("dump_status", [self._work_dir, job]).stdout
+        return parse_job_status(text, self._session.host.name)
 
     def prepared(self) -> str:
         """What the SQL has printed."""
