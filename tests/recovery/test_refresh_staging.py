@@ -1,4 +1,4 @@
-"""Staging gets production's data in Airflow, in the lab: nothing personal comes along, and what nobody has declared stops it."""
+"""Staging gets production's data in the lab: nothing personal comes along, what nobody has declared stops it."""
 
 from __future__ import annotations
 
