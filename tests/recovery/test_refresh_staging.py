@@ -14,9 +14,9 @@ from lab.addresses import POSTGRES_PORT
 from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
 from lab.hosts import ENVIRONMENTS
-from lab.waiting import until
 from sebenza_ops.ledger import Ledger
 from tests.deployment.test_lease_procedures import ended
+from tests.schedules import switched_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,16 +48,6 @@ def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
         for name in kept_aside():
             cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     estate.reset("staging")
-
-
-def switched_on(client: AirflowClient, admin: AirflowClient, dag_id: str) -> None:
-    """Switch a schedule on. One that never ran begins at once, with the run that was due last: its end is awaited."""
-    never_ran = not client.dag_runs(dag_id)
-    admin.set_paused(dag_id, False)
-    if never_ran:
-        until(lambda: bool(client.dag_runs(dag_id)), f"the schedule of {dag_id} has begun", 60)
-    for run in client.dag_runs(dag_id):
-        client.await_state(dag_id, run["dag_run_id"], timeout_seconds=240)
 
 
 def in_production() -> Any:
