@@ -43,11 +43,11 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, chain, dag
 
-from sebenza_ops.backup.operators import ReleaseBackupLeaseOperator
 from sebenza_ops.backup.plan import weekly_cron
 from sebenza_ops.backup.restore_operators import (
     CheckRepositoryOperator,
     ConcludeRestoreTestOperator,
+    FinishRestoreTestOperator,
     PlanRestoreTestOperator,
     RestoreSetOperator,
 )
@@ -104,7 +104,7 @@ def make_dag(environment: Environment) -> None:
         concluded = ConcludeRestoreTestOperator(
             task_id="conclude", environment=name, plan=plan.output, problems=checked.output
         )
-        released = ReleaseBackupLeaseOperator(task_id="release_lease", environment=name).as_teardown(
+        released = FinishRestoreTestOperator(task_id="release_lease", environment=name).as_teardown(
             setups=plan, on_failure_fail_dagrun=True
         )
         chain(plan, checked, restored, concluded, released)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from sebenza_ops.backup.operators import BackupJobOperator, BackupOperator
+from sebenza_ops.backup.operators import BackupJobOperator, BackupOperator, ReleaseBackupLeaseOperator
+from sebenza_ops.change_operators import tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 
 if TYPE_CHECKING:
@@ -111,6 +112,20 @@ class ConcludeRestoreTestOperator(RestoreTestOperator):
                 "full backup (backup_database, type: full), and look at the storage"
             )
         return f"{plan.label} was restored, nothing is known to be damaged"
+
+
+class FinishRestoreTestOperator(ReleaseBackupLeaseOperator):
+    """Teardown: records the outcome, stores the evidence, gives the lease back; fails when a task has failed."""
+
+    def execute(self, context: Context) -> None:
+        """Only the last part can fail the run."""
+        from sebenza_ops.backup.restore_steps import finish_restore_test
+
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
+        failed = tasks_that_failed(states.get(context["run_id"], {}), self.task_id)
+        started_at = context["dag_run"].start_date or context["ti"].start_date
+        finish_restore_test(self.find_run(context), failed, started_at)
+        super().execute(context)
 
 
 class RestoreSetOperator(RestoreTestOperator):

@@ -15,8 +15,9 @@ from sebenza_ops.backup.plan import choose_host
 from sebenza_ops.backup.projection import Projection, WalRate, lsn_bytes, project, wal_rate
 from sebenza_ops.backup.steps import host_states, on_host, policy_of
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.evidence.facts import GateFact
+from sebenza_ops.evidence.facts import GateFact, OutcomeFact
 from sebenza_ops.ledger import BackupKind, BackupSet
+from sebenza_ops.run_evidence import store_evidence
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.restore_test import RestoreReport, RestoreTest
 from sebenza_ops.systems.ssh import open_session
@@ -168,6 +169,24 @@ def restore_set(run: ChangeRun, plan: RestorePlan) -> dict[str, Any]:
         "projected_high_seconds": projection.high_seconds,
         "projection_basis": list(projection.basis),
     }
+
+
+def finish_restore_test(run: ChangeRun, failed: list[str], started_at: datetime) -> None:
+    """Record how the run ended, and store its evidence: what was restored, what is projected, and from what."""
+    name = run.environment.name
+    summary = f"backups of {name}: the set was restored and proven"
+    if failed:
+        summary = f"backups of {name} are not proven: {failed[0]} failed, its log says why. No backup was changed"
+    outcome = OutcomeFact.model_validate(
+        {
+            "outcome": "failed" if failed else "succeeded",
+            "summary": summary,
+            "failed_task": failed[0] if failed else None,
+            "at": datetime.now(UTC),
+        }
+    )
+    run.record([outcome])
+    store_evidence(run, started_at, is_failed=bool(failed))
 
 
 def measurements(plan: RestorePlan, report: RestoreReport) -> dict[str, Any]:
