@@ -35,7 +35,7 @@ Whatever changes the environment; a backup of the source during the first two st
 
 from datetime import timedelta
 
-from airflow.sdk import chain, dag
+from airflow.sdk import Param, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with, load_inventory
 from sebenza_ops.environments.models import Environment
@@ -72,6 +72,14 @@ def make_dag(environment: Environment, source: Environment) -> None:
             schedule=cron(policy),
             # Both leases are waited for, an hour at most each.
             dagrun_timeout=part + 2 * restore + timedelta(hours=3),
+            params={
+                "set": Param(
+                    "",
+                    type="string",
+                    pattern="^([0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?)?$",
+                    description="Label of the source's set to take; empty: the newest one that was read back.",
+                ),
+            },
         ),
     )
     def refresh_staging() -> None:

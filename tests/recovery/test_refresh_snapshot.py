@@ -98,6 +98,8 @@ def test_a_verified_set_becomes_a_dump_without_what_is_personal(server: Reposito
     narrow = target([{"table": "public.orders", "column": "name", "how": "hash"}])
     plan = plan_refresh(run, narrow)
     assert plan.label == label, "a set that nobody has read back is taken"
+    with pytest.raises(BackupRefusedError, match=f"no verified set 'x'; there are: {label}"):
+        plan_refresh(run, narrow, "x")
     with pytest.raises(BackupRefusedError, match=r"undeclared columns look personal: public\.people\.mail"):
         take_snapshot(run, plan, narrow)
     assert ObjectStorage(narrow.object_store).keys("backups/refresh/") == {}

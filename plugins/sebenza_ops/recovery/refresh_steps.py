@@ -65,29 +65,39 @@ def refresh_policy_of(environment: Environment) -> RefreshPolicy:
     return policy
 
 
-def newest_proven(present: list[BackupSet], source: str) -> BackupSet:
-    """The newest set that was read back, is good and has a manifest. Raises BackupRefusedError."""
-    for each in present:
-        if each.is_good and each.detail.get("manifest") and each.detail.get("manifest_lsn"):
-            return each
+def proven_set(present: list[BackupSet], source: str, wanted: str = "") -> BackupSet:
+    """The set that is wanted, or the newest: one that was read back, is good and has a manifest.
+
+    Raises BackupRefusedError with those that there are.
+    """
+    good = [
+        each for each in present if each.is_good and each.detail.get("manifest") and each.detail.get("manifest_lsn")
+    ]
+    found = next((each for each in good if wanted in {"", each.label}), None)
+    if found is not None:
+        return found
+    if good:
+        known = ", ".join(each.label for each in good)
+        raise BackupRefusedError(f"{source} has no verified set {wanted!r}; there are: {known}. Nothing was touched")
     raise BackupRefusedError(
         f"{source} has no verified set with a manifest: run backup_database.{source} to its end. Nothing was touched"
     )
 
 
-def plan_refresh(run: ChangeRun, target: Environment) -> RefreshPlan:
+def plan_refresh(run: ChangeRun, target: Environment, wanted: str = "") -> RefreshPlan:
     """Choose the set, and a host of the source with room for a copy. Changes nothing.
 
     Args:
         run: The run's hold on the source's backups: no set expires meanwhile.
         target: The environment that gets the data.
+        wanted: A set's label; empty: the newest.
 
     Raises BackupRefusedError with what to mend.
     """
     source, database = run.environment, target.database.name
     if len(database) > LONGEST_DATABASE_NAME:
         raise BackupRefusedError(f"the name of database {database} is too long to keep another one beside it")
-    chosen = newest_proven(run.ledger.backup_sets.present(source.name, BackupKind.PHYSICAL), source.name)
+    chosen = proven_set(run.ledger.backup_sets.present(source.name, BackupKind.PHYSICAL), source.name, wanted)
     states, unreachable = host_states(source)
     host, _, warnings = choose_host(policy_of(source), states, unreachable)
     for warning in warnings:
