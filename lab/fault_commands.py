@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lab import faults
+from lab.backup_damage import HOWS, KINDS
 from lab.fault_register import Fault
 from lab.faults import CORRUPTIONS, CUTS
 from lab.site_faults import SITES
@@ -58,6 +59,11 @@ def add_commands(commands: Commands) -> None:
     corrupt.add_argument("target", choices=["marker", "last-good", "map", "map-in-memory"])
     corrupt.add_argument("how", choices=CORRUPTIONS)
     corrupt.set_defaults(run=lambda each: _made(faults.corrupt(each.host, each.target, each.how)))
+    backup = kinds.add_parser("damage-backup", help="spoil an object of a repository or a dump")
+    backup.add_argument("environment", choices=["production", "staging"])
+    backup.add_argument("kind", choices=list(KINDS))
+    backup.add_argument("how", choices=HOWS)
+    backup.set_defaults(run=lambda each: _made(faults.damage_backup(each.environment, each.kind, each.how)))
 
     site = kinds.add_parser("site", help="SIGKILL everything at a site, its Airflow, ledger and storage too")
     site.add_argument("site", metavar="SITE", choices=list(SITES), help=", ".join(SITES))

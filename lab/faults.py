@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from lab import (
     application_hosts,
+    backup_damage,
     damage,
     emptying,
     estate,
@@ -46,6 +47,7 @@ __all__ = [
     "active",
     "corrupt",
     "cut",
+    "damage_backup",
     "empty",
     "fill_disk",
     "kill",
@@ -192,6 +194,15 @@ def refuse_dns() -> Fault:
     return fault
 
 
+def damage_backup(environment: str, kind: str, how: str) -> Fault:
+    """Spoil the newest object of a kind in the backups of an environment: "gone", "cut" or "damaged"."""
+    key = backup_damage.newest(environment, kind)
+    backup_damage.spoiled(b"0", how)
+    fault = add("damage-backup", "storage", f"{kind} of {environment} {how}", {"key": key})
+    backup_damage.spoil(key, how, fault.id)
+    return fault
+
+
 def metrics_absent() -> Fault:
     """Take Prometheus away: its process is killed and stays dead."""
     return kill("monitoring", "prometheus")
@@ -281,6 +292,7 @@ _MENDS: Final[dict[str, Callable[[Fault], Any]]] = {
     "fill-disk": _mend_disk,
     "empty": _mend_emptied,
     "corrupt": _mend_corrupted,
+    "damage-backup": lambda fault: backup_damage.put_back(str(fault.undo["key"]), fault.id),
 }
 
 

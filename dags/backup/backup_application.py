@@ -29,8 +29,9 @@ There is nothing to undo. A run that was killed leaves nothing that looks like a
 
 ## What can't run beside it
 
-It holds the environment's lease as housekeeping: while a change is under way it steps back, tries again every ten
-minutes for an hour, and then fails, so that nobody believes in a backup that was not made. A freeze does not stop it.
+Another backup of the application, and a restore of a host: then it tries again every ten minutes for an hour, and
+fails, so that nobody believes in a backup that was not made. Its lease is its own: deployments, rollbacks and backups
+of the database neither wait for it nor does it wait for them. A freeze does not stop it.
 """
 
 from airflow.sdk import Asset, chain, dag

@@ -2,7 +2,7 @@
 # of the cluster; standard input's first line is a salt. Changes nothing. Lines of parts; secrets leave as salted hashes only.
 IFS= read -r _salt
 printf '== programs\n'
-for _program in pgbackrest check_pgbackrest flock setsid psql; do
+for _program in pgbackrest check_pgbackrest fincore flock setsid psql; do
   printf '%s\t%s\n' "$_program" "$(command -v "$_program" || echo '!missing')"
 done
 printf '== version\n%s\n' "$(pgbackrest version 2>/dev/null || :)"

@@ -7,8 +7,11 @@ shift 4
 _database=$5 _restored=$6 _aside=$7 _oid=$8 _patience=${10}
 # A command that was held up on its way is not carried out by surprise.
 [ "$(date +%s)" -le "$9" ] || fail "it came too late, nothing was changed: it was good until $9, this host's clock says $(date +%s)"
-case $_restored in "$_database"_rb_*) ;; *) fail "'$_restored' is no name of a restored copy of $_database" ;; esac
-case $_aside in "$_database"_before_*) ;; *) fail "'$_aside' is no name for $_database moved aside" ;; esac
+# The other way round it takes an exchange back.
+case $_restored,$_aside in
+"$_database"_rb_*,"$_database"_before_* | "$_database"_before_*,"$_database"_rb_*) ;;
+*) fail "'$_restored' and '$_aside' are no names of a copy of $_database and of what it replaces" ;;
+esac
 IFS= read -r PGPASSWORD || :
 # A database can't be renamed from inside.
 PGHOST=$2 PGPORT=$3 PGUSER=$4 PGDATABASE=postgres PGCONNECT_TIMEOUT=10 PGAPPNAME=sebenza-swap

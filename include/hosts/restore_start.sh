@@ -1,7 +1,7 @@
-# restore_start.sh WORK_DIR RUN MAJOR_VERSION HOST PORT USER DATABASE RESTORED SHA256 SIZE_BYTES TIMEOUT_SECONDS
+# restore_start.sh WORK_DIR RUN MAJOR_VERSION HOST PORT USER DATABASE RESTORED SHA256 SIZE_BYTES TIMEOUT_SECONDS [foreign]
 # Standard input: the password, the signed URL of a dump, then certificates to trust, if any.
 # Restores the dump into RESTORED, a new database beside DATABASE, detached; one of the same run that works or is done is
-# left alone. dump_status.sh tells how it stands. Prints "started", "running" or "done".
+# left alone. A dump of another server's ("foreign") comes without its owners and rights: all is USER's. dump_status.sh tells how it stands. Prints "started", "running" or "done".
 _job=$1/$2
 case $8 in "$7"_rb_*) ;; *) fail "'$8' is no name of a restored copy of $7" ;; esac
 umask 077
@@ -16,7 +16,7 @@ cat >"$_job/ca.$$"
 cat >"$_job/restore.sh.$$" <<'RESTORE'
 set -eu
 umask 077
-_job=$1 _bin=$2 _restored=$3 _sha256=$4 _size=$5
+_job=$1 _bin=$2 _restored=$3 _sha256=$4 _size=$5 _foreign=$6
 PATH=$_bin:$PATH
 PGOPTIONS='-c client_min_messages=warning'
 export PGOPTIONS
@@ -74,7 +74,8 @@ pg_restore --list "$_job/backup.pgc" | awk -v trusted="$_trusted" '
   $4 == "EXTENSION" && !($6 in may) { next }
   $4 == "COMMENT" && $6 == "EXTENSION" { next }
   { print }' >"$_job/list"
-pg_restore --dbname="$_restored" --exit-on-error --jobs=2 --use-list="$_job/list" "$_job/backup.pgc"
+if [ "$_foreign" = foreign ]; then set -- --no-owner --no-privileges; else set --; fi
+pg_restore --dbname="$_restored" --exit-on-error --jobs=2 "$@" --use-list="$_job/list" "$_job/backup.pgc"
 # The planner goes by these from the first query on.
 sql -d "$_restored" -c ANALYZE
 # One that is refused is told by the comparison; quoted as pg_dump quotes them.
@@ -112,6 +113,6 @@ else
   mv "$_job/ca.$$" "$_job/ca.pem"
   mv "$_job/restore.sh.$$" "$_job/restore.sh"
   rm -f "$_job/failed"
-  setsid timeout -k 30 "${11}" sh "$_job/restore.sh" "$_job" "/usr/lib/postgresql/$3/bin" "$8" "$9" "${10}" >"$_job/log" 2>&1 </dev/null &
+  setsid timeout -k 30 "${11}" sh "$_job/restore.sh" "$_job" "/usr/lib/postgresql/$3/bin" "$8" "$9" "${10}" "${12:-}" >"$_job/log" 2>&1 </dev/null &
   echo started
 fi

@@ -31,6 +31,8 @@ class ChangeOperator(BaseOperator):
 
     safe_to_retry = True
     ui_color = "#dbe7f3"
+    # What holds only its own kind back holds a lease beside the environment's: `<environment>.<suffix>`.
+    lease_suffix = ""
 
     def __init__(self, *, environment: str, emergency: bool = False, **kwargs: Any) -> None:
         kwargs.setdefault("retries", RETRIES)
@@ -48,9 +50,15 @@ class ChangeOperator(BaseOperator):
         """What the lease is held for, in words."""
         return f"{self.dag_id.partition('.')[0]} {context['params'].get('version', '')}".strip()
 
+    def find_run(self, context: Context) -> ChangeRun:
+        """The run, with the lease that its procedure holds."""
+        return ChangeRun.from_context(
+            context, self.environment, emergency=self.emergency, lease_suffix=self.lease_suffix
+        )
+
     def join(self, context: Context) -> ChangeRun:
         """The run's hold on the environment, for a step that changes nothing on hosts."""
-        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+        run = self.find_run(context)
         try:
             run.join(self.purpose(context), self.lease_ttl_seconds(run))
         except ChangeRefusedError as error:
@@ -59,7 +67,7 @@ class ChangeOperator(BaseOperator):
 
     def begin(self, context: Context) -> ChangeRun:
         """This attempt's hold on the environment, with a fencing token of its own."""
-        run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
+        run = self.find_run(context)
         try:
             run.begin_attempt(self.purpose(context), self.lease_ttl_seconds(run))
         except ChangeRefusedError as error:

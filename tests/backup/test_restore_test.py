@@ -19,9 +19,12 @@ from tests.systems.processes import command_line, until
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
+Set = tuple[RepositorySet, str, str, int]
+
+
 @pytest.fixture(scope="module")
-def backed_up(server: RepositoryServer) -> tuple[RepositorySet, str, int]:
-    """A set, the LSN of its manifest, and the rows of `orders` then; afterwards others have written."""
+def backed_up(server: RepositoryServer) -> Set:
+    """A set, the LSN of its manifest, that of later on, and the rows of `orders` at the manifest's."""
     run = uuid4().hex
     pgbackrest, host = PgBackRest(server.environment, server.session), BackupHost(server.environment, server.session)
     pgbackrest.start_backup(server.fence(), f"{run}-backup", "full", run, from_replica=False)
@@ -36,13 +39,17 @@ def backed_up(server: RepositoryServer) -> tuple[RepositorySet, str, int]:
     with server.connect() as connection:
         connection.execute("INSERT INTO orders VALUES (-1, 'after the manifest')")
         connection.execute("SELECT pg_switch_wal()")
+        connection.execute("INSERT INTO orders VALUES (-2, 'in another segment')")
+    now = host.wal_now()
     pgbackrest.check()
-    return made, manifest.lsn, manifest.rows["public.orders"]
+    return made, manifest.lsn, now, manifest.rows["public.orders"]
 
 
-def restored(server: RepositoryServer, label: str, lsn: str, job: str = "", size_bytes: int = 1000) -> JobStatus:
+def restored(
+    server: RepositoryServer, label: str, lsn: str, now: str, job: str = "", size_bytes: int = 1000
+) -> JobStatus:
     test, job = RestoreTest(server.environment, server.session), job or f"{uuid4().hex}-restore"
-    assert test.start(server.fence(), job, label, lsn, size_bytes) == "started"
+    assert test.start(server.fence(), job, label, lsn, now, size_bytes) == "started"
     until(lambda: test.status(job).state != "running", "the restore has ended", 90)
     return test.status(job)
 
@@ -54,54 +61,52 @@ def scratch_processes(server: RepositoryServer) -> list[int]:
 
 
 def test_a_set_is_restored_to_the_manifests_moment_and_nothing_is_left(
-    server: RepositoryServer, backed_up: tuple[RepositorySet, str, int]
+    server: RepositoryServer, backed_up: Set
 ) -> None:
-    made, lsn, rows = backed_up
+    made, lsn, now, rows = backed_up
     test, job = RestoreTest(server.environment, server.session), f"{uuid4().hex}-restore"
-    status = restored(server, made.label, lsn, job)
+    status = restored(server, made.label, lsn, now, job)
     assert status.state == "done", status
     report = test.report(job)
     assert report.rows["public.orders"] == rows
     assert report.restored_bytes > 10**6
     assert report.restore_seconds > 0
-    assert test.start(server.fence(), job, made.label, lsn, 1000) == "done", "a retry restores again"
+    assert report.resident_bytes is not None
+    assert report.resident_bytes < report.restored_bytes / 10, "the replay read from memory"
+    assert test.start(server.fence(), job, made.label, lsn, now, 1000) == "done", "a retry restores again"
     assert not (server.root / "var/lib/sebenza-backup" / job / "data").exists()
     assert not scratch_processes(server)
     with server.connect() as connection:
         assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,), "the server itself was touched"
 
 
-def test_a_damaged_set_an_lsn_that_is_not_there_and_a_full_disk_fail(
-    server: RepositoryServer, backed_up: tuple[RepositorySet, str, int]
-) -> None:
-    made, lsn, _ = backed_up
-    late = restored(server, made.label, "FF/0")
-    assert late.state == "failed"
-    assert "recovery ended before configured recovery target was reached" in late.log_tail
-    full = restored(server, made.label, lsn, size_bytes=10**15)
+def test_a_damaged_set_an_lsn_that_is_not_there_and_a_full_disk_fail(server: RepositoryServer, backed_up: Set) -> None:
+    made, lsn, now, _ = backed_up
+    for late in (restored(server, made.label, "FF/0", "FF/0"), restored(server, made.label, lsn, "FF/0")):
+        assert late.state == "failed"
+        assert "recovery ended before configured recovery target was reached" in late.log_tail
+    full = restored(server, made.label, lsn, now, size_bytes=10**15)
     assert "disk full" in full.log_tail
     bundle = next((server.repository / "backup/main" / made.label / "bundle").iterdir())
     content = bytearray(bundle.read_bytes())
     content[len(content) // 2] ^= 0xFF
     with server.changed(bundle, bytes(content)):
-        damaged = restored(server, made.label, lsn)
+        damaged = restored(server, made.label, lsn, now)
     assert damaged.state == "failed"
     assert "ERROR: [" in damaged.log_tail
     assert not scratch_processes(server)
 
 
-def test_a_killed_restore_is_made_by_the_next_try(
-    server: RepositoryServer, backed_up: tuple[RepositorySet, str, int]
-) -> None:
-    made, lsn, rows = backed_up
+def test_a_killed_restore_is_made_by_the_next_try(server: RepositoryServer, backed_up: Set) -> None:
+    made, lsn, now, rows = backed_up
     test, job = RestoreTest(server.environment, server.session), f"{uuid4().hex}-restore"
-    test.start(server.fence(), job, made.label, lsn, 1000)
+    test.start(server.fence(), job, made.label, lsn, now, 1000)
     until(lambda: bool(scratch_processes(server)), "the scratch instance runs", 60)
     for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
         if f"{job}/job.sh" in command_line(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     until(lambda: test.status(job).state == "absent", "the job is dead", 10)
-    assert restored(server, made.label, lsn, job).state == "done"
+    assert restored(server, made.label, lsn, now, job).state == "done"
     assert test.report(job).rows["public.orders"] == rows
     assert not scratch_processes(server)

@@ -10,14 +10,13 @@ import pytest
 
 from sebenza_ops.backup.errors import BackupRefusedError
 from sebenza_ops.backup.plan import check_archiving, check_space, choose_host, cron, type_due
-from sebenza_ops.backup.restore_steps import choose_set, differences, measurements
+from sebenza_ops.backup.restore_steps import choose_set, differences
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
 from sebenza_ops.backup.rpo import recovery_point
 from sebenza_ops.environments.models import BackupPolicy
 from sebenza_ops.ledger import BackupKind, BackupSet
 from sebenza_ops.systems.backup_host import ArchiveState, DatabaseHostState
 from sebenza_ops.systems.pgbackrest import ArchiveReport, RepositorySet
-from sebenza_ops.systems.restore_test import RestoreReport
 
 # A Wednesday.
 NOW = datetime(2026, 11, 25, 0, 30, tzinfo=UTC)
@@ -234,12 +233,6 @@ def test_every_difference_from_the_manifest_is_named() -> None:
         "public.b: is missing",
         "public.c: was not in the manifest",
     ]
-
-
-def test_a_recovery_time_is_projected_from_enough_data_only() -> None:
-    report = RestoreReport(10.0, 1.0, 5.0, 2 * 10**9, True, {"public.a": 1})
-    assert measurements(report)["projected_restore_seconds"] == 2500
-    assert measurements(replace(report, restored_bytes=10**8))["projected_restore_seconds"] is None
 
 
 def test_only_a_gap_that_a_set_needs_breaks_it() -> None:

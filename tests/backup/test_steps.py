@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,14 @@ from sebenza_ops.backup.dump_steps import dump_database, dump_prefix
 from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
 from sebenza_ops.backup.finish import finish_backup
 from sebenza_ops.backup.plan import BackupPlan
+from sebenza_ops.backup.repository_steps import verify_backup
 from sebenza_ops.backup.restore_steps import plan_restore_test, restore_set
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
-from sebenza_ops.environments.models import Host
 from sebenza_ops.ledger import BackupKind, Holder, Ledger
-from sebenza_ops.systems.errors import HostUnreachableError, OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.pgbackrest import PgBackRest
-from sebenza_ops.systems.ssh import HostSession
-from tests.backup.repository_server import KEY, SECRET, RepositoryServer
+from tests.backup.local_hosts import reach
+from tests.backup.repository_server import RepositoryServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -40,39 +36,7 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture(autouse=True)
 def hosts(server: RepositoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """db1 is the server of the tests, reached without SSH; db2 does not answer."""
-
-    @contextmanager
-    def open_session(host: Host, _: str) -> Iterator[HostSession]:
-        assert host.name == "db1"
-        yield server.session
-
-    def on_hosts(chosen: Any, _: str, action: Callable[[HostSession], Any]) -> dict[str, Any]:
-        answers: dict[str, Any] = {}
-        for host in chosen:
-            try:
-                if host.name != "db1":
-                    raise HostUnreachableError("no SSH connection", host=host.name)
-                answers[host.name] = action(server.session)
-            except OutsideSystemError as error:
-                answers[host.name] = error
-        return answers
-
-    monkeypatch.setattr(steps, "open_session", open_session)
-    monkeypatch.setattr(restore_steps, "open_session", open_session)
-    monkeypatch.setattr(steps, "on_hosts", on_hosts)
-    extra = {
-        "endpoint_url": f"https://127.0.0.1:{server.port}",
-        "region_name": "us-east-1",
-        "verify": str(server.root / "ca.pem"),
-        "config_kwargs": {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-            "s3": {"addressing_style": "path"},
-            "signature_version": "s3v4",
-        },
-    }
-    connection = {"conn_type": "aws", "login": KEY, "password": SECRET, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_SEBENZA_OBJECT_STORE", json.dumps(connection))
+    reach(server, monkeypatch, steps, restore_steps)
 
 
 def a_run(server: RepositoryServer, ledger: Ledger, number: int = 1) -> ChangeRun:
@@ -108,7 +72,7 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     assert dump_database(run, plan, label) == counted
     assert counted["tables"] == 1
     assert counted["rows"] >= 5000
-    assert steps.verify_backup(run, plan, label) == []
+    assert verify_backup(run, plan, label) == []
     outcome = finish_backup(run, plan, label, [])
     released(run)
 
@@ -183,7 +147,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
     first = a_run(server, ledger, 1)
     old_plan = planned(first, "full")
     old = steps.back_up(first, old_plan)
-    steps.verify_backup(first, old_plan, old)
+    verify_backup(first, old_plan, old)
     released(first)
     bundle = next((server.repository / "backup/main" / old / "bundle").iterdir())
     content = bytearray(bundle.read_bytes())
@@ -194,7 +158,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
         assert plan.backup_type == "incr"
         label = steps.back_up(second, plan)
         with pytest.raises(BackupDamagedError, match=f"{label} can't be restored from: {old}"):
-            steps.verify_backup(second, plan, label)
+            verify_backup(second, plan, label)
         released(second)
         assert not good(ledger, old)
         assert not good(ledger, label)
@@ -203,7 +167,7 @@ def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: Repos
         plan = planned(third, "incr")
         assert plan.backup_type == "full", "an increment of a damaged set"
         label = steps.back_up(third, plan)
-        older = steps.verify_backup(third, plan, label)
+        older = verify_backup(third, plan, label)
         assert any(text.startswith(old) for text in older)
         assert good(ledger, label)
         outcome = finish_backup(third, plan, label, older)

@@ -26,6 +26,11 @@ PROMISED = {
     "rollback.warm_seconds",
     "rollback.cold_seconds",
     "rollback.failed_requests",
+    "backup.wall_seconds",
+    "backup.stored_bytes",
+    "restore.wall_seconds",
+    "backup.dag_wall_seconds",
+    "restore.dag_wall_seconds",
     "airflow.task_overhead_seconds",
     "dags.parse_seconds_per_file",
 }

@@ -75,10 +75,10 @@ def owner(dag: Any) -> Iterator[str]:
 
 
 def queue(dag: Any) -> Iterator[str]:
-    """Every task waits in the queue of its environment, where the credentials are."""
+    """Every task waits in the queue of its DAG's environment, or of the one that it works on: there are credentials."""
     wanted = dag.dag_id.partition(".")[2] or DEFAULT_QUEUE
     for task in dag.tasks:
-        if task.queue != wanted:
+        if task.queue not in {wanted, getattr(task, "environment", wanted)}:
             yield f"task {task.task_id} waits in the queue {task.queue!r}, expected {wanted!r}"
 
 

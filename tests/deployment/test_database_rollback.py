@@ -20,7 +20,7 @@ from lab.chaos.inventory_file import changed_policies
 from lab.hosts import ENVIRONMENTS
 from lab.waiting import until
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.deployment.backup_before import LogicalDump, backup_before_change
+from sebenza_ops.deployment.backup_before import backup_before_change, parse_backup
 from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.ledger import Holder, Ledger, Outcome
 from sebenza_ops.systems.object_store import ObjectStorage
@@ -177,7 +177,8 @@ def test_the_database_goes_back_after_traffic_and_what_was_written_since_is_kept
     assert record.outcome is Outcome.SUCCEEDED
     assert f"kept as {aside}" in str(record.detail)
     assert "public.invoices 3" in str(record.detail)
-    backup = LogicalDump.model_validate(operator.xcom(ROLLBACK, run_id, "backup_before_database_rollback"))
+    backup = parse_backup(operator.xcom(ROLLBACK, run_id, "backup_before_database_rollback"))
+    assert backup is not None
     assert backup.schema_revision > 1
     assert ledger.leases.current("production") is None
     assert in_database(DATABASE, {invoice()}) == 1, "the application can't write into the restored database"

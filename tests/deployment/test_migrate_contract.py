@@ -13,6 +13,7 @@ import pytest
 from lab import checker, paths, postgres, releases
 from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
+from lab.chaos.inventory_file import changed_policies
 from lab.hosts import ENVIRONMENTS
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.backup_before import LogicalDump, LogicalDumpBackup, backup_before_change
@@ -45,7 +46,7 @@ def operator(estate: Any, airflow: LocalAirflow, ledger: Ledger) -> Iterator[Air
         release = ledger.releases.by_version(version)
         if release is not None:
             ledger.releases.forgive("staging", release.release_id, "a test", Holder("tests", "1", "tests"))
-    with airflow.client("operator") as client:
+    with airflow.client("operator") as client, changed_policies("staging", backup_before_change={"method": "dump"}):
         yield client
     estate.reset("staging")
     # The database has what v1.0.0 needs again, and v1.0.0 runs: that is what a rollback of other tests goes back to.
@@ -60,7 +61,14 @@ def staging(estate: Any, monkeypatch: pytest.MonkeyPatch) -> Environment:
     for conn_id, connection in estate.connections.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
     monkeypatch.setenv("SEBENZA_ENVIRONMENTS", str(paths.ENVIRONMENTS_DIR))
-    return load_inventory().environment("staging")
+    return dumping(load_inventory().environment("staging"))
+
+
+def dumping(environment: Environment) -> Environment:
+    """Its backup before a change is a dump, whatever sets other tests have made."""
+    before = environment.policies.backup_before_change.model_copy(update={"method": "dump"})
+    policies = environment.policies.model_copy(update={"backup_before_change": before})
+    return environment.model_copy(update={"policies": policies})
 
 
 def deploy(client: AirflowClient, version: str) -> None:
@@ -173,6 +181,7 @@ def test_a_backup_that_its_worker_left_is_found_and_sent(
     with contextlib.suppress(KilledError):
         LogicalDumpBackup(sleep=die).ensure(ChangeRun(ledger, staging, holder))
     backup = backup_before_change(ChangeRun(ledger, staging, holder))
+    assert isinstance(backup, LogicalDump)
     content = ObjectStorage(staging.object_store).get_bytes(backup.key)
     assert content is not None
     assert hashlib.sha256(content).hexdigest() == backup.sha256

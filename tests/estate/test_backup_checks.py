@@ -37,7 +37,7 @@ INFO = json.loads(healthy().backups["db2"].part("info"))
             "pgbackrest\t!missing",
             "backup: programs",
             MISSING,
-            "apt-get install -y pgbackrest check-pgbackrest",
+            "apt-get install -y pgbackrest check-pgbackrest util-linux-extra",
         ),
         ("version", "pgBackRest 2.40", "backup: pgBackRest", MISSING, "apt-get install -y pgbackrest"),
         ("config", "!missing", "backup: configuration", MISSING, "docs/backup.md"),

@@ -19,33 +19,54 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class AcquireBackupLeaseOperator(ChangeOperator):
-    """Takes the lease as housekeeping: steps back while a change holds it. That no backup was made is a failure.
+# A lease of its own: a deployment does not wait for it, nor does a backup of the database, which may take hours.
+LEASE = "application_backup"
+RESTORE = "restore_application"
 
-    A freeze does not stop it: nothing of the environment changes.
+
+class ArchiveOperator(ChangeOperator):
+    """Base of the steps: the environment stays free for changes, only another application backup is kept out."""
+
+    lease_suffix = LEASE
+
+
+class AcquireBackupLeaseOperator(ArchiveOperator):
+    """Takes the lease of application backups, or steps back. That no backup was made is a failure.
+
+    A freeze does not stop it: nothing of the environment changes. A restore of a host does: half of one is no backup.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"retries": HOUSEKEEPING_RETRIES, "retry_delay": HOUSEKEEPING_RETRY_DELAY, **kwargs})
 
     def execute(self, context: Context) -> int:
-        """Returns the fencing token."""
-        from sebenza_ops.leases import take_and_tell
+        """Returns the lease's token."""
         from sebenza_ops.ledger import LeaseKind
 
         refuse_unknown_conf(context)
-        run = ChangeRun.from_context(context, self.environment)
-        ttl_seconds = self.lease_ttl_seconds(run)
+        run = self.find_run(context)
         try:
-            return take_and_tell(run, self.purpose(context), ttl_seconds, LeaseKind.HOUSEKEEPING, respect_freeze=False)
+            refuse_beside_restore(run)
+            lease = run.acquire(self.purpose(context), self.lease_ttl_seconds(run), 0, LeaseKind.HOUSEKEEPING)
         except ChangeRefusedError as error:
             task_instance = context["ti"]
             if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"stepping back, to try again in {self.retry_delay}: {error}") from error
             raise AirflowFailException(f"no backup was made: {error}") from error
+        return lease.token
 
 
-class ArchiveHostsOperator(ChangeOperator):
+def refuse_beside_restore(run: ChangeRun) -> None:
+    """Raises ChangeRefusedError while a host of the environment is being restored."""
+    current = run.ledger.leases.current(run.environment.name)
+    if current is not None and current.holder.dag_id.partition(".")[0] == RESTORE:
+        raise ChangeRefusedError(
+            f"{current.holder} restores a host, its lease ends by {current.expires_at.isoformat(timespec='seconds')}",
+            is_for_now=True,
+        )
+
+
+class ArchiveHostsOperator(ArchiveOperator):
     """Archives every host at once, fetches each archive back and compares it. A retry makes what is missing."""
 
     def execute(self, context: Context) -> list[str]:
@@ -58,7 +79,7 @@ class ArchiveHostsOperator(ChangeOperator):
             return [catalog_label(archive) for archive in ApplicationBackup(run).back_up()]
 
 
-class RetainArchivesOperator(ChangeOperator):
+class RetainArchivesOperator(ArchiveOperator):
     """Removes sets that are older than the policy keeps, never the last good one of a host."""
 
     def execute(self, context: Context) -> list[str]:
@@ -70,7 +91,7 @@ class RetainArchivesOperator(ChangeOperator):
             return ApplicationBackup(run).retain()
 
 
-class FinishBackupOperator(ChangeOperator):
+class FinishBackupOperator(ArchiveOperator):
     """Teardown: records the outcome, stores the evidence, gives the lease back; fails when a task has failed."""
 
     def execute(self, context: Context) -> str:

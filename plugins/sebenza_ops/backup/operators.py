@@ -168,7 +168,7 @@ class VerifyBackupOperator(LabelledOperator):
 
     def work(self, run: ChangeRun, plan: BackupPlan) -> list[str]:
         """Returns what is wrong with older sets."""
-        from sebenza_ops.backup.steps import verify_backup
+        from sebenza_ops.backup.repository_steps import verify_backup
 
         return verify_backup(run, plan, str(self.set_label))
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from sebenza_ops.backup.errors import BackupRefusedError
-from sebenza_ops.environments.backup_policy import WEEKDAYS, BackupPolicy
+from sebenza_ops.environments.backup_policy import WEEKDAYS, BackupPolicy, RestoreTestPolicy
 from sebenza_ops.systems.backup_host import DatabaseHostState
 from sebenza_ops.systems.pgbackrest import RepositorySet
 
@@ -46,6 +46,11 @@ def cron(policy: BackupPolicy) -> str:
     """The policy's schedule as cron has it, in UTC."""
     day = "*" if policy.frequency == "daily" else str((WEEKDAYS.index(policy.full_on) + 1) % 7)
     return f"{policy.start.minute} {policy.start.hour} * * {day}"
+
+
+def weekly_cron(policy: RestoreTestPolicy) -> str:
+    """The weekly restore test's schedule as cron has it, in UTC."""
+    return f"{policy.start.minute} {policy.start.hour} * * {(WEEKDAYS.index(policy.weekly_on) + 1) % 7}"
 
 
 def type_due(

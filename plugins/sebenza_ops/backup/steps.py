@@ -17,7 +17,7 @@ from sebenza_ops.ledger import BackupKind, BackupSet, Lease, LeaseHeld
 from sebenza_ops.systems.backup_host import BackupHost, DatabaseHostState
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, parse_seen_token
-from sebenza_ops.systems.pgbackrest import PgBackRest, RepositoryInfo, RepositorySet, parse_verify
+from sebenza_ops.systems.pgbackrest import PgBackRest, RepositoryInfo, RepositorySet
 from sebenza_ops.systems.ssh import HostSession, on_hosts, open_session
 
 # What holds a backup back is another backup: this lease stands beside the environment's own.
@@ -97,7 +97,7 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     host, primary, warnings = choose_host(policy, states, unreachable)
     check_archiving(primary)
     check_space(policy, host)
-    info = _info_of_idle(environment, host.host)
+    info = info_of_idle(environment, host.host)
     if not info.is_encrypted:
         raise BackupRefusedError("the repository is not encrypted: set repo1-cipher-type as docs/backup.md says")
     catalog = catalog_follows(run, info, "not in the repository: removed by hand, or by pgBackRest")
@@ -133,7 +133,7 @@ def host_states(environment: Environment) -> tuple[dict[str, DatabaseHostState],
     return states, {name: str(answer) for name, answer in answers.items() if isinstance(answer, OutsideSystemError)}
 
 
-def _info_of_idle(environment: Environment, host: str) -> RepositoryInfo:
+def info_of_idle(environment: Environment, host: str) -> RepositoryInfo:
     """What is in the repository. Raises BackupRefusedError while pgBackRest works on any database host."""
     with on_host(environment, host) as (pgbackrest, _):
         info = pgbackrest.info()
@@ -177,6 +177,7 @@ def catalogued(environment: str, found: RepositorySet, detail: Mapping[str, Any]
             "lsn_stop": found.lsn_stop,
             "wal_start": found.wal_start,
             "wal_stop": found.wal_stop,
+            "repository_bytes": found.repository_bytes,
             **(detail or {}),
         },
     )
@@ -225,56 +226,3 @@ def _made_by(found: BackupSet, run: ChangeRun) -> BackupSet:
     from dataclasses import replace
 
     return replace(found, made_by=run.holder)
-
-
-def verify_backup(run: ChangeRun, plan: BackupPlan, label: str) -> list[str]:
-    """Read all of the repository back, and look for gaps in the WAL. Returns what is wrong with older sets.
-
-    Raises JobRunning; BackupFailedError; BackupDamagedError when the run's own set can't be restored from.
-    """
-    environment, job = run.environment, f"{plan.job}-verify"
-    sets = run.ledger.backup_sets
-    with on_host(environment, plan.host) as (pgbackrest, _):
-        await_job(
-            environment,
-            environment.host(plan.host),
-            job,
-            "the verification",
-            lambda: pgbackrest.start_verify(run.fence, job),
-            pgbackrest.status,
-        )
-        report = parse_verify(pgbackrest.output(job), plan.host)
-        archive = pgbackrest.archives()
-        info = pgbackrest.info()
-    catalog_follows(run, info, "not in the repository after the verification")
-    chain = info.chain(label)
-    known = {each.label for each in info.sets}
-    sets.mark_verified(environment.name, BackupKind.PHYSICAL, [each for each in report.valid if each in known])
-    for name, reason in report.damaged.items():
-        if name in known:
-            sets.mark_bad(environment.name, BackupKind.PHYSICAL, name, reason, run.holder)
-    own = next((each for each in info.sets if each.label == label), None)
-    if own is None:
-        raise BackupDamagedError(f"{label} is no longer in the repository: find out who has removed it")
-    wrong = [f"{name}: {report.damaged[name]}" for name in chain if name in report.damaged]
-    wrong += [f"{name}: was not read" for name in chain if name not in report.damaged and name not in report.valid]
-    if report.archive:
-        wrong.append(report.archive)
-    if archive.breaks(own.wal_start):
-        wrong.append(f"WAL that {label} needs: {archive.message}")
-    if wrong:
-        reason = "; ".join(wrong)
-        sets.mark_bad(environment.name, BackupKind.PHYSICAL, label, reason, run.holder)
-        raise BackupDamagedError(
-            f"{label} can't be restored from: {reason}. Nothing was removed; earlier sets that were verified are "
-            "in the catalog. Make a full backup (type: full), and look at the storage"
-        )
-    older = [f"{name}: {reason}" for name, reason in report.damaged.items() if name not in chain]
-    if not archive.is_whole:
-        older.append(
-            f"before {label}: {archive.message}; points in time from there on can't be reached from older sets"
-        )
-    run.note(f"all {len(report.valid)} valid sets read back, the WAL since {own.wal_start} is whole", "success")
-    for text in older:
-        run.note(text, "error")
-    return older

@@ -1,24 +1,22 @@
-"""The backup before a change: for now a verified logical dump in object storage.
-
-`BackupBeforeChange` is what a procedure needs of it. The backup chapter brings another implementation.
-"""
+"""The backup before a change: a set of pgBackRest where backups are made so, else a verified logical dump."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 from urllib.parse import quote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sebenza_ops.changes import ChangeRun, run_key
+from sebenza_ops.backup.errors import BackupRefusedError
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun, run_key
 from sebenza_ops.deployment.migrations import read_schema
+from sebenza_ops.deployment.set_before import PhysicalSet, SetNotMadeError, is_there, make_set
 from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.ledger import Holder
 from sebenza_ops.systems.database_dump import DatabaseDump, DatabaseLogin, DumpResult
-from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 from sebenza_ops.systems.object_store import LARGEST_UPLOAD_BYTES, ObjectStorage
 from sebenza_ops.systems.ssh import open_session
 
@@ -55,17 +53,55 @@ class LogicalDump(BaseModel):
     run: str
 
 
-class BackupBeforeChange(Protocol):
-    """Makes sure that a run has a verified backup of its environment's database."""
-
-    def ensure(self, run: ChangeRun) -> LogicalDump:
-        """The run's backup, made now unless a former attempt has. Raises BackupFailedError, OutsideSystemError."""
+ChangeBackup = LogicalDump | PhysicalSet
+_CHANGE_BACKUP: TypeAdapter[ChangeBackup] = TypeAdapter(ChangeBackup)
 
 
-def backup_before_change(run: ChangeRun) -> LogicalDump:
-    """The run's verified backup. Raises BackupFailedError, OutsideSystemError."""
-    implementation: BackupBeforeChange = LogicalDumpBackup()
-    return implementation.ensure(run)
+def backup_before_change(run: ChangeRun, sleep: Callable[[float], None] = time.sleep) -> ChangeBackup:
+    """The run's verified backup, made now unless a former attempt has.
+
+    Where a set can't be made as things are (another backup works, nothing to be based on, no repository), the dump is
+    made instead: what counts is that there is a way back.
+
+    Args:
+        run: The run, which holds its environment's lease.
+        sleep: Waits between two looks at what a host does.
+
+    Raises BackupFailedError, OutsideSystemError.
+    """
+    environment = run.environment
+    storage, prefix = ObjectStorage(environment.object_store), run_prefix(run.holder)
+    finished = _finished(run, storage, prefix)
+    if finished is not None:
+        run.note(f"the backup of this run is there already: {finished.key}")
+        return finished
+    wants_set = environment.policies.backup is not None and environment.policies.backup_before_change.method == "auto"
+    # Without the ledger there is no lease of backups; a dump needs none.
+    if wants_set and not run.is_journaled:
+        try:
+            return _set(run, storage, prefix, sleep)
+        except FencedOffError:
+            raise
+        except (BackupRefusedError, ChangeRefusedError, SetNotMadeError, OutsideSystemError) as error:
+            run.note(f"no set of pgBackRest before this change, a dump is made instead: {error}", "warning")
+    return LogicalDumpBackup(sleep).ensure(run)
+
+
+def _set(run: ChangeRun, storage: ObjectStorage, prefix: str, sleep: Callable[[float], None]) -> PhysicalSet:
+    made = make_set(run, prefix + MANIFEST, read_schema(run.environment).revision, sleep)
+    text = made.model_dump_json(indent=2).encode()
+    storage.put_bytes(made.key, text, "application/json")
+    if storage.get_bytes(made.key) != text:
+        raise SetNotMadeError(f"{made.key} is not what was sent")
+    run.note(
+        f"backup before the change: {made.label} ({made.backup_type}), {made.stored_bytes} bytes added to the "
+        f"repository in {made.seconds:.0f} s, schema revision {made.schema_revision}, its WAL archived, all that it "
+        "is based on read back before",
+        "success",
+        host=made.made_on,
+    )
+    prune(run, storage, prefix)
+    return made
 
 
 class LogicalDumpBackup:
@@ -83,10 +119,6 @@ class LogicalDumpBackup:
         environment = run.environment
         storage = ObjectStorage(environment.object_store)
         prefix = run_prefix(run.holder)
-        finished = _finished(storage, prefix)
-        if finished is not None:
-            run.note(f"the backup of this run is there already: {finished.key}")
-            return finished
         revision = read_schema(environment).revision
         key_of_run = run_key(run.holder)
         # Signed URLs and sessions are for one host: the dump is where it was begun, if a former attempt has.
@@ -122,7 +154,7 @@ class LogicalDumpBackup:
             "success",
             host=backup.made_on,
         )
-        self._prune(run, storage, prefix)
+        prune(run, storage, prefix)
         return backup
 
     def _host(self, environment: Environment, key_of_run: str) -> Host:
@@ -164,15 +196,16 @@ class LogicalDumpBackup:
                 raise BackupFailedError(f"the dump did not end within {timeout_seconds} s")
             self._sleep(POLL_INTERVAL_SECONDS)
 
-    def _prune(self, run: ChangeRun, storage: ObjectStorage, own_prefix: str) -> None:
-        """Remove what the policy does not keep. That this fails is no reason to give the change up."""
-        try:
-            keys = storage.keys(PREFIX)
-            keep = run.environment.policies.backup_before_change.keep
-            for key in superfluous(keys, run.environment.name, keep, own_prefix, datetime.now(UTC)):
-                storage.delete(key)
-        except OutsideSystemError as error:
-            run.note(f"old backups could not be removed: {error}", "warning")
+
+def prune(run: ChangeRun, storage: ObjectStorage, own_prefix: str) -> None:
+    """Remove what the policy does not keep. That this fails is no reason to give the change up."""
+    try:
+        keys = storage.keys(PREFIX)
+        keep = run.environment.policies.backup_before_change.keep
+        for key in superfluous(keys, run.environment.name, keep, own_prefix, datetime.now(UTC)):
+            storage.delete(key)
+    except OutsideSystemError as error:
+        run.note(f"old backups could not be removed: {error}", "warning")
 
 
 def run_prefix(holder: Holder) -> str:
@@ -214,12 +247,21 @@ def superfluous(keys: Mapping[str, datetime], environment: str, keep: int, own_p
     return [key for directory in gone for key in sorted(runs[directory], key=lambda key: not key.endswith(MANIFEST))]
 
 
-def _finished(storage: ObjectStorage, prefix: str) -> LogicalDump | None:
-    manifest = storage.get_json(prefix + MANIFEST)
-    if manifest is None:
-        return None
+def parse_backup(manifest: object) -> ChangeBackup | None:
+    """A backup's manifest as a value; None when it is none."""
     try:
-        backup = LogicalDump.model_validate(manifest)
+        return _CHANGE_BACKUP.validate_python(manifest)
     except ValidationError:
         return None
-    return backup if storage.size_bytes(backup.key) == backup.size_bytes else None
+
+
+def is_whole(run: ChangeRun, storage: ObjectStorage, backup: ChangeBackup) -> bool:
+    """Whether what the manifest tells of is still there: the dump with its size, or the set by the catalog."""
+    if isinstance(backup, PhysicalSet):
+        return is_there(run, backup)
+    return storage.size_bytes(backup.key) == backup.size_bytes
+
+
+def _finished(run: ChangeRun, storage: ObjectStorage, prefix: str) -> ChangeBackup | None:
+    backup = parse_backup(storage.get_json(prefix + MANIFEST))
+    return backup if backup is not None and is_whole(run, storage, backup) else None

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from sebenza_ops.deployment.backup_before import LogicalDump, run_prefix
+from sebenza_ops.deployment.backup_before import ChangeBackup, run_prefix
 from sebenza_ops.deployment.migrations import DatabaseSchema
 from sebenza_ops.deployment.progress import Phase
 from sebenza_ops.deployment.release import Release
@@ -52,7 +52,7 @@ class DatabaseRollbackPlan(BaseModel):
     database: str
     restored: str
     aside: str
-    backup: LogicalDump
+    backup: ChangeBackup
     change: str
     change_at: AwareDatetime
     release: Release
@@ -109,7 +109,7 @@ def find_change(
     )
 
 
-def choose_backup(backups: Iterable[LogicalDump], environment: str, database: str, change: Deployment) -> LogicalDump:
+def choose_backup(backups: Iterable[ChangeBackup], environment: str, database: str, change: Deployment) -> ChangeBackup:
     """The newest verified backup of the database from before a change: the change's own, or an earlier one.
 
     Raises DatabaseRollbackRefusedError when there is none.
@@ -129,7 +129,7 @@ def choose_backup(backups: Iterable[LogicalDump], environment: str, database: st
     return max(found, key=lambda backup: backup.made_at)
 
 
-def refuse_without_restoring(release: Release, backup: LogicalDump, contracted: Mapping[str, datetime]) -> None:
+def refuse_without_restoring(release: Release, backup: ChangeBackup, contracted: Mapping[str, datetime]) -> None:
     """The schema gate, as far as it can be asked before there is a copy.
 
     Args:
@@ -153,7 +153,7 @@ def refuse_without_restoring(release: Release, backup: LogicalDump, contracted: 
         )
 
 
-def refuse_copy(release: Release, backup: LogicalDump, live: DatabaseSchema, copy: DatabaseSchema) -> None:
+def refuse_copy(release: Release, backup: ChangeBackup, live: DatabaseSchema, copy: DatabaseSchema) -> None:
     """The schema gate on what the restored copy really has. Raises DatabaseRollbackRefusedError."""
     since = sorted(live.contract_revisions - copy.contract_revisions)
     if since:

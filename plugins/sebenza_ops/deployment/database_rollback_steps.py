@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sebenza_ops.changes import ChangeRun
-from sebenza_ops.deployment.backup_before import MANIFEST, PREFIX, LogicalDump
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment.backup_before import MANIFEST, PREFIX, ChangeBackup, LogicalDump, is_whole, parse_backup
 from sebenza_ops.deployment.briefs import excluded_people
 from sebenza_ops.deployment.contract import AUDIT_ACTION as CONTRACTED
 from sebenza_ops.deployment.database_rollback import (
@@ -28,17 +28,17 @@ from sebenza_ops.deployment.database_rollback import (
     refuse_without_restoring,
     summed_up,
 )
-from sebenza_ops.deployment.migration_test import leading_to
 from sebenza_ops.deployment.migrations import DatabaseSchema, read_schema
 from sebenza_ops.deployment.plan import DeploymentPlan
+from sebenza_ops.deployment.set_before import SetNotMadeError, dump_of_set
 from sebenza_ops.environments.env_file import render_env_file
 from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_migrations import STATUS_TIMEOUT_SECONDS, KnownMigration, parse_known
-from sebenza_ops.systems.application_secrets import resolve_secrets
+from sebenza_ops.systems.application_secrets import leading_to, resolve_secrets
 from sebenza_ops.systems.database_copy import DatabaseCopy, RestoreStatus
-from sebenza_ops.systems.database_dump import DatabaseLogin
+from sebenza_ops.systems.database_dump import DatabaseLogin, DumpResult
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.ssh import HostSession, on_hosts, open_session
@@ -105,7 +105,7 @@ def plan_database_rollback(run: ChangeRun, rollback: DeploymentPlan) -> Database
     change, left_release = find_change(
         ledger.deployments.recent(environment.name, limit=50), rollback.from_release, release.release_id, run.holder
     )
-    backup = choose_backup(verified_backups(environment), environment.name, environment.database.name, change)
+    backup = choose_backup(verified_backups(run), environment.name, environment.database.name, change)
     entries = ledger.audit.entries(environment=environment.name, action=CONTRACTED)
     # The newest first: of a migration that ran in a database that was moved aside since, the last time counts.
     refuse_without_restoring(release, backup, {entry.subject: entry.at for entry in reversed(entries)})
@@ -130,19 +130,16 @@ def plan_database_rollback(run: ChangeRun, rollback: DeploymentPlan) -> Database
     return plan
 
 
-def verified_backups(environment: Environment) -> list[LogicalDump]:
-    """The environment's backups before changes whose object is there with its size. Raises OutsideSystemError."""
-    storage = ObjectStorage(environment.object_store)
+def verified_backups(run: ChangeRun) -> list[ChangeBackup]:
+    """The environment's backups before changes that are still whole. Raises OutsideSystemError."""
+    name, storage = run.environment.name, ObjectStorage(run.environment.object_store)
     found = []
     for key in storage.keys(PREFIX):
         dag_id = key.removeprefix(PREFIX).partition("/")[0]
-        if not key.endswith(f"/{MANIFEST}") or dag_id.rpartition(".")[2] != environment.name:
+        if not key.endswith(f"/{MANIFEST}") or dag_id.rpartition(".")[2] != name:
             continue
-        try:
-            backup = LogicalDump.model_validate(storage.get_json(key))
-        except ValidationError:
-            continue
-        if storage.size_bytes(backup.key) == backup.size_bytes:
+        backup = parse_backup(storage.get_json(key))
+        if backup is not None and is_whole(run, storage, backup):
             found.append(backup)
     return found
 
@@ -223,7 +220,9 @@ def _restored(run: ChangeRun, plan: DatabaseRollbackPlan, copy: DatabaseCopy, lo
     timeout_seconds = run.environment.policies.backup_before_change.timeout_seconds
     until = time.monotonic() + timeout_seconds
     backup = plan.backup
-    copy.start(login, ObjectStorage(run.environment.object_store), backup.key, backup.sha256, backup.size_bytes)
+    if copy.status().state not in {"running", "done"}:
+        key, dump = _dump(run, backup)
+        copy.start(login, ObjectStorage(run.environment.object_store), key, dump.sha256, dump.size_bytes)
     while True:
         status = copy.status()
         if status.state == "done":
@@ -234,6 +233,16 @@ def _restored(run: ChangeRun, plan: DatabaseRollbackPlan, copy: DatabaseCopy, lo
         if time.monotonic() >= until:
             raise DatabaseRollbackRefusedError(f"restoring the backup did not end within {timeout_seconds} s")
         time.sleep(POLL_INTERVAL_SECONDS)
+
+
+def _dump(run: ChangeRun, backup: ChangeBackup) -> tuple[str, LogicalDump | DumpResult]:
+    """The backup as a dump in object storage; a set is restored and dumped first."""
+    if isinstance(backup, LogicalDump):
+        return backup.key, backup
+    try:
+        return dump_of_set(run, backup)
+    except (SetNotMadeError, ChangeRefusedError) as error:
+        raise DatabaseRollbackRefusedError(str(error)) from error
 
 
 def _schema_of(environment: Environment, plan: DatabaseRollbackPlan) -> DatabaseSchema:

@@ -6,16 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict
 
 from sebenza_ops.deployment.builds import release_storage
 from sebenza_ops.deployment.release import Release, artifact_key
-from sebenza_ops.environments.env_file import ApplicationSecrets, render_env_file
+from sebenza_ops.environments.env_file import render_env_file
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.environments.policies import MigrationPolicy
 from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.application_migrations import AppliedMigration, Phase, parse_applied
-from sebenza_ops.systems.application_secrets import resolve_secrets
+from sebenza_ops.systems.application_secrets import leading_to, resolve_secrets
 from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 from sebenza_ops.systems.haproxy import parse_sections
 from sebenza_ops.systems.scratch_database import scratch_database
@@ -176,9 +176,3 @@ def _run(environment: Environment, release: Release, scratch: str) -> tuple[list
 
     with open_session(host, environment.ssh_conn_id) as session:
         return test(session)
-
-
-def leading_to(secrets: ApplicationSecrets, database: str) -> ApplicationSecrets:
-    """The application's secrets with another database of the same server."""
-    url = secrets.database_url.get_secret_value()
-    return secrets.model_copy(update={"database_url": SecretStr(f"{url.rpartition('/')[0]}/{database}")})

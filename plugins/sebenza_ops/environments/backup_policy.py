@@ -28,6 +28,30 @@ class LogicalDumpPolicy(Model):
     ] = 1
 
 
+class RestoreTestPolicy(Model):
+    """How backups are proven by restoring them, and what a restore is projected to."""
+
+    weekly_on: Annotated[
+        Weekday,
+        Field(description="Day of the test that also reads the whole repository back, beside one after each backup."),
+    ] = "wednesday"
+    start: Annotated[UtcTime, Field(description='When the weekly one begins, UTC, for example "03:30". Ours.')] = (
+        datetime.time(3, 30)
+    )
+    production_bytes: Annotated[
+        int,
+        Field(gt=0, description="The size that the recovery time is projected to. Manual, Database Cluster: 500 GB."),
+    ] = 500 * 10**9
+    wal_bytes_per_day: Annotated[
+        int | None,
+        Field(ge=0, description="WAL that a day holds; none: as much as was written since the oldest set."),
+    ] = None
+    maximum_compression_ratio: Annotated[
+        float,
+        Field(gt=1, description="Nothing is projected from data that compresses better. Ours: 5, as real data does."),
+    ] = 5.0
+
+
 class BackupPolicy(Model):
     """Automated backups with pgBackRest. An environment without this policy has none."""
 
@@ -53,6 +77,7 @@ class BackupPolicy(Model):
         LogicalDumpPolicy | None,
         Field(description="A dump beside it; none: rows are counted all the same."),
     ] = None
+    restore_test: Annotated[RestoreTestPolicy, Field(description="How backups are proven.")] = RestoreTestPolicy()
     processes: Annotated[int, Field(ge=1, le=64, description="pgBackRest's process-max. Ours: 2.")] = 2
     minimum_free_bytes: Annotated[
         int,

@@ -248,6 +248,7 @@ class Environment(Model):
             *self._check_archives(),
             *self._check_backup(),
             *self._check_disaster_recovery(),
+            *self._check_refresh(),
             *self._check_monitoring(),
             *self._check_windows(),
             *self._check_names(),
@@ -340,6 +341,16 @@ class Environment(Model):
         if policy.run_on == "replica" and not self.database.replicas:
             expected = "expected primary, because database.replicas is 0"
             yield Finding(("policies", "backup", "run_on"), policy.run_on, expected)
+
+    def _check_refresh(self) -> Iterator[Finding]:
+        policy = self.policies.refresh
+        if policy is None:
+            return
+        if self.database.data != "snapshot":
+            expected = "expected snapshot, because policies.refresh replaces the database by another environment's"
+            yield Finding(("database", "data"), self.database.data, expected)
+        if policy.source == self.name:
+            yield Finding(("policies", "refresh", "source"), policy.source, "expected another environment's name")
 
     def _check_database_switch(self) -> Iterator[Finding]:
         if self.policies.database_switch is None:

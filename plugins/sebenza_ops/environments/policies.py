@@ -14,6 +14,7 @@ from sebenza_ops.environments.backup_policy import BackupPolicy, Weekday
 from sebenza_ops.environments.database_policies import DatabaseSwitchPolicy
 from sebenza_ops.environments.disaster_policy import DisasterRecoveryPolicy
 from sebenza_ops.environments.fields import AbsolutePath, ConnectionId, Days, Model, Name, Ratio, Seconds, UtcTime
+from sebenza_ops.environments.refresh_policy import RefreshPolicy
 
 
 class Objectives(Model):
@@ -380,6 +381,13 @@ class MigrationPolicy(Model):
 class BackupBeforeChangePolicy(Model):
     """The backup that is made before a change that can't be undone otherwise."""
 
+    method: Annotated[
+        Literal["auto", "dump"],
+        Field(
+            description="auto: an incremental set of pgBackRest where policies.backup has it, else a dump; dump: "
+            "always a dump, from which a database rollback takes less time. Ours: auto."
+        ),
+    ] = "auto"
     keep: Annotated[int, Field(ge=1, description="So many of these backups are kept, the newest. Ours: 10.")] = 10
     work_dir: Annotated[
         AbsolutePath, Field(description="Where a database host makes it, below the host's root_dir.")
@@ -416,6 +424,9 @@ class Policies(Model):
     backup_before_change: Annotated[BackupBeforeChangePolicy, Field(description="The backup before a change.")] = (
         BackupBeforeChangePolicy()
     )
+    refresh: Annotated[
+        RefreshPolicy | None, Field(description="The database is made anew from another environment's, anonymized.")
+    ] = None
     database_switch: Annotated[
         DatabaseSwitchPolicy | None, Field(description="Switching the database's primary to a replica.")
     ] = None

@@ -46,6 +46,12 @@ def connections_by_place(inventory: Inventory) -> dict[str, tuple[str, ...]]:
         first = inventory.environments.get(deployment.first_in or "") if deployment is not None else None
         if first is not None:
             wanted |= _own(first)
+        # Its hosts send the snapshots that others ask for.
+        wanted |= {
+            other.object_store.conn_id
+            for other in inventory.environments.values()
+            if other.policies.refresh is not None and other.policies.refresh.source == environment.name
+        }
         places[queue_of(environment)] = wanted
     return {place: tuple(sorted(found)) for place, found in places.items()}
 

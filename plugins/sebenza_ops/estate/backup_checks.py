@@ -16,7 +16,7 @@ from sebenza_ops.systems.pgbackrest import parse_info
 SCRIPT = "check_backup"
 # The first with annotations, by which a run finds its set again (pgBackRest's release notes, 2.41).
 MINIMUM_VERSION = (2, 41)
-PACKAGES = ("pgbackrest", "check-pgbackrest")
+PACKAGES = ("pgbackrest", "check-pgbackrest", "util-linux-extra")
 PAGE = "# docs/backup.md has the whole file"
 
 

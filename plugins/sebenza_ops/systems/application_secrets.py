@@ -39,3 +39,9 @@ def resolve_secrets(environment: Environment) -> ApplicationSecrets:
     return ApplicationSecrets(
         database_url=SecretStr(database_url), cache_url=SecretStr(cache_url), alerts_webhook=webhook
     )
+
+
+def leading_to(secrets: ApplicationSecrets, database: str) -> ApplicationSecrets:
+    """The application's secrets with another database of the same server."""
+    url = secrets.database_url.get_secret_value()
+    return secrets.model_copy(update={"database_url": SecretStr(f"{url.rpartition('/')[0]}/{database}")})

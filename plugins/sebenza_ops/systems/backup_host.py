@@ -194,6 +194,10 @@ class BackupHost:
         arguments = [self._work_dir, *self._server(), self._environment.database.name]
         return parse_host_state(self._session.run_script("backup_host_state", arguments).stdout, self.host)
 
+    def wal_now(self) -> str:
+        """The LSN up to which a primary has written. Raises RemoteCommandError on a replica."""
+        return self._session.run_script("wal_now", self._server()).stdout.strip()
+
     def start_dump(self, fence: Fence, job: str) -> str:
         """Start counting and dumping in one snapshot, detached. Returns "started", "running" or "done"."""
         dump = self._policy.logical_dump

@@ -161,8 +161,20 @@ class DatabaseCopy:
         """The database host's name."""
         return self._session.host.name
 
-    def start(self, login: DatabaseLogin, storage: ObjectStorage, key: str, sha256: str, size_bytes: int) -> str:
-        """Start restoring a dump into the copy, detached. Returns "started", "running" or "done"."""
+    def start(
+        self,
+        login: DatabaseLogin,
+        storage: ObjectStorage,
+        key: str,
+        sha256: str,
+        size_bytes: int,
+        *,
+        is_foreign: bool = False,
+    ) -> str:
+        """Start restoring a dump into the copy, detached. Returns "started", "running" or "done".
+
+        One of another server (`is_foreign`) comes without its owners and rights.
+        """
         arguments = [
             *self._place,
             *self._server(login),
@@ -171,6 +183,7 @@ class DatabaseCopy:
             sha256,
             str(size_bytes),
             str(self._timeout_seconds),
+            *(["foreign"] if is_foreign else []),
         ]
         stdin = f"{login.password}\n{storage.transfer_source(key)}"
         return self._session.run_script("restore_start", arguments, stdin=stdin).stdout.strip()

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sebenza_ops.environments.models import ObjectStore
 from sebenza_ops.systems.errors import OutsideSystemError
@@ -22,6 +22,13 @@ ATTEMPTS = 3
 CHUNK_BYTES = 1024 * 1024
 # S3 takes no larger object in one request (AWS, "Uploading objects").
 LARGEST_UPLOAD_BYTES = 5 * 1024**3
+
+
+class Sink(Protocol):
+    """What takes an object as it comes: a file, a hash."""
+
+    def write(self, part: bytes, /) -> int:
+        """Take the next part."""
 
 
 class ObjectStorage:
@@ -67,7 +74,7 @@ class ObjectStorage:
             content: bytes = answer["Body"].read()
             return content
 
-    def fetch(self, key: str, target: BinaryIO) -> bool:
+    def fetch(self, key: str, target: Sink) -> bool:
         """Write an object's content to a file as it comes; whether there is such an object."""
         from botocore.exceptions import ClientError
 

@@ -16,12 +16,15 @@ from typing import Any
 from sebenza_ops.environments.backup_policy import BackupPolicy
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
+from sebenza_ops.systems.repository_files import RepositoryLook, parse_look
 from sebenza_ops.systems.ssh import Fence, HostSession
 
 # Its own attempts at a storage that does not answer take most of a minute before it says so.
 READ_TIMEOUT_SECONDS = 120.0
 # `check` switches a WAL segment and waits for it, archive-timeout (60 s) at most.
 CHECK_TIMEOUT_SECONDS = 150.0
+# Two small files of every set are fetched, one after the other.
+LOOK_TIMEOUT_SECONDS = 1800.0
 # After an error was told, what is left of a command is killed: it was seen to linger for nine minutes.
 GRACE_SECONDS = 20
 # The annotation by which a run finds its set in the repository.
@@ -33,7 +36,10 @@ _JOB_STATES = frozenset({"done", "failed", "running", "absent"})
 
 @dataclass(frozen=True)
 class RepositorySet:
-    """A backup set in the repository. `has_error` means that pages with wrong checksums were copied."""
+    """A backup set in the repository. `has_error` means that pages with wrong checksums were copied.
+
+    `stored_bytes` is what it has added, `repository_bytes` all that a restore of it reads, for `size_bytes` of files.
+    """
 
     label: str
     backup_type: str
@@ -48,6 +54,7 @@ class RepositorySet:
     wal_stop: str
     has_error: bool
     run: str | None = None
+    repository_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def _set(found: Mapping[str, Any]) -> RepositorySet:
         finished_at=datetime.fromtimestamp(found["timestamp"]["stop"], UTC),
         size_bytes=int(found["info"]["size"]),
         stored_bytes=int(found["info"]["repository"]["delta"]),
+        repository_bytes=int(found["info"]["repository"]["size"]),
         based_on=found["prior"],
         lsn_start=str(found["lsn"]["start"]),
         lsn_stop=str(found["lsn"]["stop"]),
@@ -261,6 +269,13 @@ class PgBackRest:
         argv = ["check_pgbackrest", "--service=archives", f"--stanza={self._policy.stanza}", "-c", self._config]
         result = self._session.run([*argv, "--output=json"], timeout_seconds=READ_TIMEOUT_SECONDS, check=False)
         return parse_archive_check(result.stdout, self.host)
+
+    def look(self) -> RepositoryLook:
+        """Every file of the repository: there, as large as its manifest says, the small ones right."""
+        result = self._session.run_script(
+            "repository_look", [self._config, self._policy.stanza], timeout_seconds=LOOK_TIMEOUT_SECONDS
+        )
+        return parse_look(result.stdout, self._policy.stanza, self.host)
 
     def expiring(self, days: int) -> tuple[str, ...]:
         """The sets that are older than the policy keeps, by pgBackRest itself; nothing is removed."""

@@ -15,12 +15,17 @@ from sebenza_ops.systems.ssh import Fence, HostSession
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """A set that was restored and checked: its times, its size, and the rows of every table afterwards."""
+    """A set that was restored and checked: its times, its size, and the rows of every table at its manifest's LSN.
+
+    `restore_seconds` ends when all files are on the disk; `resident_bytes` of them were in the page cache when the
+    replay began (None: not told); `replay_seconds` is all WAL, up to the LSN that was now.
+    """
 
     restore_seconds: float
     replay_seconds: float
     check_seconds: float
     restored_bytes: int
+    resident_bytes: int | None
     has_checksums: bool
     rows: Mapping[str, int]
 
@@ -40,6 +45,7 @@ def parse_restore_report(result: str, rows: str, host: str) -> RestoreReport:
             replay_seconds=float(found["replay_seconds"]),
             check_seconds=float(found["check_seconds"]),
             restored_bytes=int(found["restored_bytes"]),
+            resident_bytes=int(found["resident_bytes"]) if int(found["resident_bytes"]) >= 0 else None,
             has_checksums=bool(found["checksums"]),
             rows=counted,
         )
@@ -62,12 +68,12 @@ class RestoreTest:
         self._policy, self._environment, self._session = policy, environment, session
         self._work_dir = session.host.path(policy.work_dir)
 
-    def start(self, fence: Fence, job: str, label: str, lsn: str, size_bytes: int) -> str:
-        """Start restoring a set up to an LSN, detached. Returns "started", "running" or "done"."""
+    def start(self, fence: Fence, job: str, label: str, lsn: str, now_lsn: str, size_bytes: int) -> str:
+        """Start restoring a set to an LSN and on to another one, detached. Returns "started", "running" or "done"."""
         database, config = self._environment.database, self._session.host.path(self._policy.config_file)
         need = size_bytes + size_bytes // 10 + self._policy.minimum_free_bytes
         limits = [str(self._policy.processes), str(need), str(self._policy.timeout_seconds)]
-        what = [config, self._policy.stanza, label, lsn, str(database.major_version), database.name]
+        what = [config, self._policy.stanza, label, lsn, now_lsn, str(database.major_version), database.name]
         arguments = [*fence.arguments(self._work_dir), self._work_dir, job, *what, *limits]
         return self._session.run_script("restore_test_start", arguments, timeout_seconds=45).stdout.strip()
 
