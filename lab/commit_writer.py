@@ -27,6 +27,19 @@ class Acknowledged:
     at: float
 
 
+@dataclass(frozen=True)
+class WrongRows:
+    """Commits from before a moment that are missing, and from after it that are there."""
+
+    missing_before: int
+    present_after: int
+
+    @property
+    def count(self) -> int:
+        """Both."""
+        return self.missing_before + self.present_after
+
+
 class CommitWriter:
     """Writes until it is stopped, over a new connection after every error, as an application's pool does.
 
@@ -77,6 +90,22 @@ class CommitWriter:
         finally:
             connection.close()
         return [each for each in self.acknowledged if each.number not in there]
+
+    def wrong_rows(self, endpoint: tuple[str, int], target: float) -> WrongRows:
+        """What a server that was restored to a moment has wrong; the commit that was under way then may be there.
+
+        Args:
+            endpoint: The server.
+            target: The moment, in epoch seconds of this machine's clock.
+        """
+        lost = {each.number for each in self.missing(endpoint)}
+        before = [each for each in self.acknowledged if each.at <= target]
+        # Whatever was begun after a commit that was acknowledged after the moment was begun after it.
+        late = [each for each in self.acknowledged if each.at > target][1:]
+        return WrongRows(
+            missing_before=sum(each.number in lost for each in before),
+            present_after=sum(each.number not in lost for each in late),
+        )
 
     def _prepare(self) -> None:
         connection = psycopg2.connect(**self._place, dbname="postgres", connect_timeout=5)

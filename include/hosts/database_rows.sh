@@ -1,11 +1,12 @@
-# database_rows.sh BIN SOCKET_DIR PORT TIMEOUT_MS: the rows of every table of every database of a server, as lines of JSON, each
-# database in one snapshot; and its schema's revision where it has the application's. Run as the owner of the cluster.
-# Changes nothing.
+# database_rows.sh BIN SOCKET_DIR PORT TIMEOUT_MS [DATABASE]: the rows of every table of every database of a server, or of one, as
+# lines of JSON, each database in one snapshot; and its schema's revision where it has the application's. Run as the owner of
+# the cluster. Changes nothing.
 cd /
 PGHOST=$2 PGPORT=$3 PGUSER=$(id -un) PGCONNECT_TIMEOUT=5 PGAPPNAME=sebenza-restore
 PGOPTIONS="-c statement_timeout=$4 -c lock_timeout=30s -c default_transaction_read_only=on"
 export PGHOST PGPORT PGUSER PGCONNECT_TIMEOUT PGAPPNAME PGOPTIONS
-_names=$("$1/psql" -X -A -t -q -v ON_ERROR_STOP=1 -d postgres -c "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1")
+_names=${5:-}
+[ -n "$_names" ] || _names=$("$1/psql" -X -A -t -q -v ON_ERROR_STOP=1 -d postgres -c "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1")
 printf '%s\n' "$_names" | while IFS= read -r PGDATABASE; do
   export PGDATABASE
   "$1/psql" -X -A -t -q -v ON_ERROR_STOP=1 <<'SQL'

@@ -1,4 +1,4 @@
-"""Putting a restored cluster in the place of the running one: clients held, the old one fenced and kept, or all taken back.
+"""Putting a restored cluster in the place of the running one: clients held, the old one kept, or all taken back.
 
 Every step is told by the host, so that a killed attempt is gone on with, whatever it had done.
 """
@@ -107,7 +107,7 @@ def _prepare(run: ChangeRun, pair: Pair, plan: PointPlan) -> None:
         plan.timeline,
     ):
         raise ExchangeFailedError(
-            f"the primary is not the one that was planned for any more: {primary.host} is {primary.words}. Start a new run"
+            f"the primary is not the one that was planned for: {primary.host} is {primary.words}. Start a new run"
         )
     # Should the ledger go down on the way, the hosts must know whose change this is.
     for name, error in pair.raise_all_tokens(run.fence).items():
@@ -164,8 +164,8 @@ def take_back(run: ChangeRun, pair: Pair, plan: PointPlan, why: str) -> None:
         raise
     except OutsideSystemError as error:
         raise ExchangeFailedError(
-            f"{why}; and taking it back failed: {error}. NO SERVER TAKES WRITES on {plan.host}: mend what it says and clear "
-            "this task. What was there before is kept beside the data directory"
+            f"{why}; and taking it back failed: {error}. NO SERVER TAKES WRITES on {plan.host}: mend what it says and "
+            "clear this task. What was there before is kept beside the data directory"
         ) from error
     record_of(run).save(exchanging=False, state="taken back")
     run.note("the former cluster is the server again, clients go on", "warning", host=plan.host)
@@ -221,11 +221,13 @@ def prove(run: ChangeRun, plan: PointPlan, restored: RestoredPoint) -> str:
         found = ways.archive.rows()
         ways.pgbackrest.check()
     lacking = fewer(restored, found)
-    detail = f"{plan.host} has every row that was shown, and its WAL arrives in the same stanza on timeline {restored.timeline}"
+    detail = (
+        f"{plan.host} has every row that was shown; its WAL arrives in the same stanza, timeline {restored.timeline}"
+    )
     if not record_of(run).gate("rows_as_approved", lacking, detail):
         raise ExchangeFailedError(
-            f"rows that were shown are not there: {'; '.join(lacking)}. If the application has deleted them since, all is "
-            "well; nothing else does"
+            f"rows that were shown are not there: {'; '.join(lacking)}. If the application has deleted them since, all "
+            "is well; nothing else does"
         )
     run.note(detail, "success", host=plan.host)
     return detail

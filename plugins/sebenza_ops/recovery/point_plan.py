@@ -1,4 +1,4 @@
-"""The plan of a point-in-time restore: the target held against what the archive can reach, before anything is started."""
+"""The plan of a point-in-time restore: the target held against what the archive can reach, before anything begins."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def plan_point_restore(run: ChangeRun, params: Mapping[str, Any], key: str) -> P
     primary, replica = find_primary(environment)
     if primary.tablespaces:
         raise TargetRefusedError(
-            f"{primary.host} has tablespaces: a restored copy can't take its place by this procedure. Nothing was started"
+            f"{primary.host} has tablespaces: a copy can't take its place by this procedure. Nothing was started"
         )
     with on_archive(run, primary.host) as ways:
         bring_up_to_date(run, ways, run.fence)
@@ -139,8 +139,8 @@ def plan_point_restore(run: ChangeRun, params: Mapping[str, Any], key: str) -> P
         room = ways.archive.room()
     if not room.may_write_beside:
         raise TargetRefusedError(
-            f"{primary.host}: the owner of the cluster may not write beside its data directory, where the copy is to be "
-            "restored and exchanged: give it the directory above. Nothing was started"
+            f"{primary.host}: the owner of the cluster may not write beside its data directory, where the copy is to "
+            "be restored and exchanged: give it the directory above. Nothing was started"
         )
     if room.data_free_bytes < need:
         raise TargetRefusedError(

@@ -106,12 +106,7 @@ def set_for_time(target: Target, found: Sequence[Window], now: datetime) -> tupl
     end = window.end.commit_at if window.end is not None else None
     # PostgreSQL knows that it has come to a moment by a later commit; without one the recovery fails.
     if end is None or target.at >= end:
-        why = (
-            f"WAL segment {window.chain.missing} is missing"
-            if window.chain.is_gap
-            else "the newest archived WAL ends before"
-        )
-        raise TargetRefusedError(_refusal(target, f"can't be reached from {chosen.label}: {why}", found))
+        raise TargetRefusedError(_refusal(target, f"can't be reached from {chosen.label}: {_end_of(window)}", found))
     return chosen, window
 
 
@@ -124,12 +119,7 @@ def set_for_position(
         raise TargetRefusedError(_refusal(target, f"{what} before the end of the oldest set", found))
     chosen, window = before[-1]
     if window.end is None or lsn > window.end.lsn:
-        why = (
-            f"WAL segment {window.chain.missing} is missing"
-            if window.chain.is_gap
-            else "the newest archived WAL ends before"
-        )
-        raise TargetRefusedError(_refusal(target, f"can't be reached from {chosen.label}: {why}", found))
+        raise TargetRefusedError(_refusal(target, f"can't be reached from {chosen.label}: {_end_of(window)}", found))
     return chosen, window
 
 
@@ -166,6 +156,14 @@ def find_transaction(target: Target, ends: Sequence[TransactionEnd], found: Sequ
             )
         )
     return next(iter(known.values()))
+
+
+def _end_of(window: Window) -> str:
+    return f"WAL segment {window.chain.missing} is missing" if window.chain.is_gap else "its archived WAL ends before"
+
+
+def _place(point: RestorePoint) -> str:
+    return lsn_text(point.lsn) + (f" (after {moment_text(point.after)})" if point.after else "")
 
 
 def _refusal(target: Target, why: str, found: Sequence[Window]) -> str:

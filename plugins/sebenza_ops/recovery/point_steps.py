@@ -1,4 +1,4 @@
-"""The steps of a point-in-time restore until people decide: restored beside, checked, and held against what is there now."""
+"""The steps of a point-in-time restore until people decide: restored beside, checked, held against what is there."""
 
 from __future__ import annotations
 
@@ -199,9 +199,9 @@ def question(
         f"{sum(len(tables) for tables in then.rows.values())} tables",
         "### What differs from now\n\n" + "\n".join(shown),
         f"Look at it before: on {plan.host} as the owner of the cluster, `psql -h {report.socket}` (read-only).",
-        f"**Everything that was committed after {last} leaves the database.** The directory of now is moved aside and kept, "
-        "and a restore point is set before, so that a later restore can come back to it. Clients wait or get errors for "
-        f"some seconds. {plan.replica or 'No replica'} is made the replica of it afterwards. Rejecting removes the copy.",
+        f"**Everything that was committed after {last} leaves the database.** The directory of now is moved aside and "
+        "kept, and a restore point is set before, so that a later restore can come back to it. Clients wait or get "
+        f"errors for some seconds. {plan.replica} is made its replica afterwards. Rejecting removes the copy.",
         f"Requested by {requested_by}: {' '.join(reason.split())}",
     ]
     if excluded:

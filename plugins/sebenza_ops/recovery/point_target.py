@@ -1,4 +1,4 @@
-"""What a restore is to stop at, as people say it: exactly one moment, or a refusal that says what is missing. Pure rules."""
+"""What a restore is to stop at, as people say it: one moment, or a refusal that says what is missing. Pure rules."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ def parse_target(kind: str, text: str, *, exclusive: bool = False) -> Target:
         return Target(kind=known, text=text, at=parse_moment(text), exclusive=exclusive)
     if known is TargetKind.LSN:
         if not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
-            raise TargetRefusedError(
-                f"{text!r} is no position in the WAL; one looks like 0/3000060. Nothing was started"
-            )
+            raise TargetRefusedError(f"{text!r} is no position in the WAL, as 0/3000060 is. Nothing was started")
         return Target(kind=known, text=text.upper(), lsn=parse_lsn(text), exclusive=exclusive)
     if known is TargetKind.XID:
         if not re.fullmatch(r"\d{1,10}", text) or not FIRST_XID <= int(text) <= LAST_XID:
@@ -156,7 +154,7 @@ def _in_place(local: datetime, zone: str, text: str) -> datetime:
         # In a gap the earlier offset is the smaller one.
         if first.astimezone(UTC).astimezone(place).replace(tzinfo=None) != local:
             raise TargetRefusedError(
-                f"{text!r} never was: the clocks were put forward over it. Give an offset, {offsets}. Nothing was started"
+                f"{text!r} never was: the clocks were put forward. Give an offset, {offsets}. Nothing was started"
             )
         raise TargetRefusedError(
             f"{text!r} is ambiguous: the clocks were put back, it was twice. Give an offset, {offsets}. Nothing was "

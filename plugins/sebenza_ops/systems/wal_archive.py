@@ -264,7 +264,7 @@ class WalArchive:
         return parse_history(timeline, text)
 
     def mark(self, fence: Fence, name: str = "") -> str:
-        """Write a commit into the primary's WAL, after a restore point if it has a name. Returns the point's position."""
+        """Write a commit into the primary's WAL, after a restore point of this name, if any. Returns its position."""
         arguments = [*fence.arguments(self._state_dir), *self._server, name or "-"]
         return self._session.run_script("archive_mark", arguments).stdout.strip()
 
@@ -291,13 +291,12 @@ class WalArchive:
         text = self._session.run_script("recovery_host_state", [self._work_dir, self._data]).stdout
         return parse_room(text, self._session.host.name)
 
-    def rows(self, socket_dir: str = "", port: int = 5432) -> Rows:
-        """The rows of every table: of the host's server, or of another one with its own socket."""
+    def rows(self, socket_dir: str = "", port: int = 5432, database: str = "") -> Rows:
+        """The rows of every table, of one database or of all: of the host's server, or of another one by its socket."""
         server = [self._bin, socket_dir, str(port)] if socket_dir else self._server
         seconds = self._policy.timeout_seconds
-        result = self._session.run_script(
-            "database_rows", [*server, str(seconds * 1000)], timeout_seconds=float(seconds)
-        )
+        arguments = [*server, str(seconds * 1000), *([database] if database else [])]
+        result = self._session.run_script("database_rows", arguments, timeout_seconds=float(seconds))
         return parse_rows(result.stdout, self._session.host.name)
 
     def _argv(self, command: str, *arguments: str) -> list[str]:
