@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sebenza_ops.changes import ChangeRun, run_key
+from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.ledger import BackupKind, BackupSet, Outcome
 from sebenza_ops.recovery.database_restore import (
@@ -21,7 +21,7 @@ from sebenza_ops.recovery.database_restore import (
     refuse_target,
 )
 from sebenza_ops.recovery.point_plan import find_primary, policy_of
-from sebenza_ops.recovery.run_record import RunRecord, await_job
+from sebenza_ops.recovery.run_record import RunRecord, await_job, job_key
 from sebenza_ops.run_evidence import store_evidence
 from sebenza_ops.systems.database_restore import BackupManifest, DatabaseRestore, parse_backup_manifest
 from sebenza_ops.systems.errors import OutsideSystemError
@@ -87,12 +87,12 @@ def begin(run: ChangeRun, params: Mapping[str, Any]) -> DatabaseRestorePlan:
     # Tables without their indexes, compressed: rarely half of the database.
     stored_bytes = sum(piece.size_bytes for piece in manifest.pieces) if source == DUMP else manifest.size_bytes // 2
     with open_session(environment.host(primary.host), str(environment.database.ssh_conn_id)) as session:
-        restore, archive = DatabaseRestore(environment, session, run_key(run.holder)), WalArchive(environment, session)
+        restore, archive = DatabaseRestore(environment, session, job_key(run)), WalArchive(environment, session)
         refuse_target(target, restore.databases())
         refuse_space(archive.room(), stored_bytes, manifest, files_bytes, policy_of(environment).minimum_free_bytes)
     plan = DatabaseRestorePlan(
         environment=environment.name,
-        key=run_key(run.holder),
+        key=job_key(run),
         host=primary.host,
         label=chosen.label,
         source=source,

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sebenza_ops.changes import ChangeRun, run_key
+from sebenza_ops.changes import ChangeRun
 from sebenza_ops.recovery.point_plan import PointPlan, plan_point_restore, policy_of
 from sebenza_ops.recovery.point_target import TargetRefusedError, moment_text
-from sebenza_ops.recovery.run_record import RunRecord, await_job
+from sebenza_ops.recovery.run_record import RunRecord, await_job, job_key
 from sebenza_ops.systems.database_server import DatabaseServer
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.point_restore import PointReport, PointRestore
@@ -64,7 +64,7 @@ def begin(run: ChangeRun, params: Mapping[str, Any]) -> PointPlan:
         plan = PointPlan.model_validate(known["plan"])
         run.note(f"this run has chosen already: {plan.words}")
         return plan
-    plan = plan_point_restore(run, params, run_key(run.holder))
+    plan = plan_point_restore(run, params, job_key(run))
     record.gate("archive_reaches_target", [], f"{plan.target.words} lies within {plan.reach}")
     record.keep_plan(plan.model_dump(mode="json"))
     if not params.get("plan_only"):

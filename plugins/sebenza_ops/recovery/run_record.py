@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,6 +67,12 @@ class RunRecord:
             [GateFact.model_validate({"name": name, "verdict": verdict, "detail": detail, "at": utc_now()})]
         )
         return not wrong
+
+
+def job_key(run: ChangeRun) -> str:
+    """A run as the name of what it makes on hosts. A run that was cleared from its beginning makes something else."""
+    holder = run.holder
+    return hashlib.sha256(f"{holder.dag_id}/{holder.run_id}/{run.clear_number}".encode()).hexdigest()[:32]
 
 
 @kept_sessions()

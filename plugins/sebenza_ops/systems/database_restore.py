@@ -77,7 +77,7 @@ class DatabaseRestore:
     Args:
         environment: The environment; it has a policy for backups.
         session: The database host, logged in by `database.ssh_conn_id`.
-        key: The run (`changes.run_key`).
+        key: The run (`recovery.run_record.job_key`).
     """
 
     def __init__(self, environment: Environment, session: HostSession, key: str) -> None:

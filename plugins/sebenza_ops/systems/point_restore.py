@@ -74,7 +74,7 @@ class PointRestore:
     Args:
         environment: The environment; it has a policy for backups.
         session: The database host, logged in by `database.ssh_conn_id`.
-        key: The run (`changes.run_key`): with its first twelve characters, what is made is called
+        key: The run (`recovery.run_record.job_key`): with its first twelve characters, what is made is called
             `<data directory>.restored-<key>`.
     """
 
