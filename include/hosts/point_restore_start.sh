@@ -56,11 +56,17 @@ export PGHOST PGPORT PGCONNECT_TIMEOUT
 # On the command line, where nothing that came along in the restored files wins over it. With archive_mode and no command, what
 # is written on the new timeline, its history too, is archived once this is the server, and nothing before. Without the lock:
 # an instance that outlives its job is ended by the next try.
+# What it writes into its WAL of these a replica must not have less of: as the cluster itself had them.
+setting() { pg_controldata "$DATA" | sed -n "s/^$1 setting: *//p"; }
+_as_before="-c wal_level=$(setting wal_level) -c wal_log_hints=$(setting wal_log_hints) -c max_connections=$(setting max_connections) \
+  -c max_worker_processes=$(setting max_worker_processes) -c max_wal_senders=$(setting max_wal_senders) \
+  -c max_prepared_transactions=$(setting max_prepared_xacts) -c max_locks_per_transaction=$(setting max_locks_per_xact) \
+  -c track_commit_timestamp=$(setting track_commit_timestamp)"
 start_instance() {
   pg_ctl start --pgdata "$DATA" --wait --timeout 60 --log "$JOB/server.log" --options "-c config_file=$JOB/empty.conf \
     -c hba_file=$JOB/hba -c listen_addresses= -c unix_socket_directories=$_sock -c port=5432 -c archive_mode=on -c archive_command= \
     -c ssl=off -c primary_conninfo= -c primary_slot_name= -c shared_preload_libraries= -c hot_standby=off \
-    -c max_prepared_transactions=100 -c logging_collector=off -c log_timezone=UTC -c timezone=UTC -c log_destination=stderr \
+    $_as_before -c logging_collector=off -c log_timezone=UTC -c timezone=UTC -c log_destination=stderr \
     -c autovacuum=off -c default_transaction_read_only=$1" >&2 8>&- || :
 }
 sql() { psql -X -A -t -q -v ON_ERROR_STOP=1 -d postgres "$@"; }

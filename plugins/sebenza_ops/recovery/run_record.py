@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.environments.models import Host, Role
+from sebenza_ops.environments.models import Environment, Host, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.systems.database_server import DatabaseServer
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
-from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
+from sebenza_ops.systems.fencing import SeenToken, changed_hosts, parse_seen_token, raise_tokens, read_tokens
 from sebenza_ops.systems.pgbackrest import JobStatus
-from sebenza_ops.systems.ssh import kept_sessions, on_hosts
+from sebenza_ops.systems.ssh import HostSession, kept_sessions, on_hosts
 
 POLL_SECONDS = 0.5
 LEASE_TTL_SECONDS = 120.0
@@ -87,11 +87,13 @@ def take_lease(run: ChangeRun, purpose: str) -> int:
         host.name: host
         for host in (*changed_hosts(environment), *environment.hosts_with_role(Role.DATABASE_ENDPOINT), *databases)
     }
-    answers = read_tokens(environment, hosts.values()).values()
+    conn_id = environment.database.ssh_conn_id
+    answers: list[object] = list(read_tokens(environment, hosts.values()).values())
+    if conn_id is not None:
+        answers += on_hosts(databases, conn_id, lambda session: _owner_token(environment, session)).values()
     seen = max((answer.token for answer in answers if isinstance(answer, SeenToken)), default=0)
     lease = run.acquire(purpose, LEASE_TTL_SECONDS, seen)
     told: dict[str, object] = dict(raise_tokens(environment, hosts.values(), run.fence))
-    conn_id = environment.database.ssh_conn_id
     if conn_id is not None:
         as_owner = on_hosts(
             databases, conn_id, lambda session: DatabaseServer(environment, session).raise_token(run.fence)
@@ -104,6 +106,12 @@ def take_lease(run: ChangeRun, purpose: str) -> int:
             run.note(f"it could not be told the fencing token: {answer}", "warning", host=name.partition(" ")[0])
     run.note(f"{purpose}: lease taken by {run.holder.actor}, fencing token {lease.token}")
     return lease.token
+
+
+def _owner_token(environment: Environment, session: HostSession) -> SeenToken:
+    """The token that the owner of the cluster has seen, who keeps a fence of its own."""
+    place = [session.host.path(environment.database.state_dir), environment.name]
+    return parse_seen_token(session.host.name, session.run_script("fence_read", place, timeout_seconds=10).stdout)
 
 
 def await_job(

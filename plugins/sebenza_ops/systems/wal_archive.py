@@ -67,23 +67,21 @@ def follow(segments: Collection[str], history: Sequence[Branch], first: str) -> 
         history: The timelines to follow, as `parse_history` gives them.
         first: Where a set's WAL begins.
     """
-    newest_first = tuple(reversed(history))
     found: list[str] = []
     number = segment_number(first)
-    while True:
-        # As PostgreSQL looks for it (xlogrecovery.c, XLogFileReadAnyTLI): the newest timeline that had begun by then.
-        names = [segment_of(each.timeline, number) for each in newest_first if _begins(each) <= number]
-        name = next((each for each in names if each in segments), None)
-        if name is None:
-            last = {branch.timeline for branch in history}
-            later = any(segment_number(each) > number and int(each[:8], 16) in last for each in segments)
-            return Chain(tuple(found), names[0] if names else segment_of(history[0].timeline, number), later)
+    while (name := _segment_at(history, number)) in segments:
         found.append(name)
         number += 1
+    beyond = (segment_number(each) for each in segments if each == _segment_at(history, segment_number(each)))
+    return Chain(tuple(found), name, any(other > number for other in beyond))
 
 
-def _begins(branch: Branch) -> int:
-    return branch.begin_lsn // SEGMENT_BYTES
+def _segment_at(history: Sequence[Branch], number: int) -> str:
+    """The segment that counts at a place: of the newest timeline that had begun by then. What an older one wrote beyond
+    its end was left.
+    """
+    branch = next(each for each in reversed(history) if each.begin_lsn // SEGMENT_BYTES <= number)
+    return segment_of(branch.timeline, number)
 
 
 def is_on(history: Sequence[Branch], timeline: int, lsn: int) -> bool:
