@@ -78,33 +78,36 @@ class CommitWriter:
         moments = [each.at for each in self.acknowledged]
         return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
-    def missing(self, endpoint: tuple[str, int]) -> list[Acknowledged]:
-        """The acknowledged commits that a server does not have."""
+    def numbers(self, endpoint: tuple[str, int]) -> set[int]:
+        """The commits that a server has."""
         connection = psycopg2.connect(
             **{**self._place, "host": endpoint[0], "port": endpoint[1]}, dbname=DATABASE, connect_timeout=5
         )
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"SELECT number FROM {TABLE}")
-                there = {number for (number,) in cursor.fetchall()}
+                return {number for (number,) in cursor.fetchall()}
         finally:
             connection.close()
+
+    def missing(self, endpoint: tuple[str, int]) -> list[Acknowledged]:
+        """The acknowledged commits that a server does not have."""
+        there = self.numbers(endpoint)
         return [each for each in self.acknowledged if each.number not in there]
 
-    def wrong_rows(self, endpoint: tuple[str, int], target: float) -> WrongRows:
+    def wrong_rows(self, there: set[int], target: float) -> WrongRows:
         """What a server that was restored to a moment has wrong; the commit that was under way then may be there.
 
         Args:
-            endpoint: The server.
+            there: The commits that it has.
             target: The moment, in epoch seconds of this machine's clock.
         """
-        lost = {each.number for each in self.missing(endpoint)}
         before = [each for each in self.acknowledged if each.at <= target]
         # Whatever was begun after a commit that was acknowledged after the moment was begun after it.
         late = [each for each in self.acknowledged if each.at > target][1:]
         return WrongRows(
-            missing_before=sum(each.number in lost for each in before),
-            present_after=sum(each.number not in lost for each in late),
+            missing_before=sum(each.number not in there for each in before),
+            present_after=sum(each.number in there for each in late),
         )
 
     def _prepare(self) -> None:

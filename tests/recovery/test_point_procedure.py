@@ -100,7 +100,8 @@ def test_the_database_goes_back_to_a_moment_after_an_approval(
         late = [each for each in writer.acknowledged if each.at > moment]
         gap = next((i for i, (a, b) in enumerate(pairwise(late)) if b.at - a.at > 0.5), len(late))
         writer.acknowledged = [each for each in writer.acknowledged if each.at <= moment] + late[:gap]
-        assert writer.wrong_rows(place, moment).count == 0, (host, writer.wrong_rows(place, moment))
+        wrong = writer.wrong_rows(writer.numbers(place), moment)
+        assert wrong.count == 0, (host, wrong)
     deployment = ledger.deployments.get(DAG_ID, run_id)
     print("\n", deployment.detail)
     assert "make a full backup now" in str(deployment.detail)
