@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import airflow_tasks, bad_releases, parsing, rollbacks, rolling, switching
+from benchmarks import airflow_tasks, bad_releases, parsing, recoveries, rollbacks, rolling, switching
 from benchmarks.rows import Row, table, write_rows
 from benchmarks.session import BenchmarkError, Session, open_session
 from lab import paths
@@ -28,6 +28,7 @@ IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
     ),
     (("rolling.failed_requests", "rolling.dag_wall_seconds"), rolling.measure),
     (("rollback.warm_seconds", "rollback.cold_seconds", "rollback.failed_requests"), rollbacks.measure),
+    ((recoveries.PITR,), recoveries.measure),
     (("blue_green.bad_release_to_safe_seconds",), bad_releases.measure_late_5xx),
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )
