@@ -7,8 +7,9 @@ earlier time.
 ## When to run
 
 When some data was lost and the rest must stay as it is: look it up, or copy it over, from the restored database. To
-take everything back, use `restore_point_in_time`. Without `set`, the newest set that was verified is taken; `plan_only`
-lists the catalog's sets, and says which one it would be, from what, and whether there is room.
+take everything back, use `restore_point_in_time`. Without `set`, the newest set that was verified is taken; with
+"choose" the run shows the catalog's sets in a form. `plan_only` says which one it would be, from what, and whether
+there is room.
 
 ## What it changes
 
@@ -40,13 +41,16 @@ from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
 from sebenza_ops.recovery.database_restore_operators import (
+    CHOOSE,
+    ChooseSetOperator,
     FinishDatabaseRestoreOperator,
     PlanDatabaseRestoreOperator,
     RestoreIntoOperator,
 )
 
 GRACE = timedelta(minutes=30)
-SET_PATTERN = r"^([0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?)?$"
+CHOOSE_TIME = timedelta(hours=1)
+SET_PATTERN = rf"^({CHOOSE}|[0-9]{{8}}-[0-9]{{6}}F(_[0-9]{{8}}-[0-9]{{6}}[DI])?)?$"
 
 
 def make_dag(environment: Environment) -> None:
@@ -63,7 +67,7 @@ def make_dag(environment: Environment) -> None:
         **procedure_defaults(
             environment,
             "recovery",
-            dagrun_timeout=restore_time + GRACE,
+            dagrun_timeout=CHOOSE_TIME + restore_time + GRACE,
             params={
                 "target_database": Param(
                     f"{environment.database.name}_restored",
@@ -75,8 +79,8 @@ def make_dag(environment: Environment) -> None:
                     "",
                     type="string",
                     pattern=SET_PATTERN,
-                    description="The set's label, as the catalog has it; empty: the newest one that was verified. "
-                    "A run with plan_only lists them.",
+                    description="The set's label, as the catalog has it; empty: the newest one that was verified; "
+                    "choose: the run shows the catalog's sets, and waits until you have chosen one.",
                 ),
                 "source": Param(
                     "auto",
@@ -91,14 +95,22 @@ def make_dag(environment: Environment) -> None:
     )
     def restore_database() -> None:
         name = environment.name
-        plan = PlanDatabaseRestoreOperator(task_id="plan_restore", environment=name)
+        chosen = ChooseSetOperator(
+            task_id="choose_set",
+            environment=name,
+            subject=f"Which backup set of {name} is restored into a new database?",
+            body="",
+            approve="the newest one",
+            response_timeout=CHOOSE_TIME,
+        )
+        plan = PlanDatabaseRestoreOperator(task_id="plan_restore", environment=name, chosen=chosen.output)
         restored = RestoreIntoOperator(
             task_id="restore_into", environment=name, plan=plan.output, execution_timeout=restore_time
         )
         finished = FinishDatabaseRestoreOperator(task_id="finish", environment=name).as_teardown(
-            setups=plan, on_failure_fail_dagrun=True
+            on_failure_fail_dagrun=True
         )
-        chain(plan, restored, finished)
+        chain(chosen, plan, restored, finished)
 
     restore_database()
 

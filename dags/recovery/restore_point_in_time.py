@@ -145,7 +145,7 @@ def make_dag(environment: Environment) -> None:
         rebuilt = RebuildReplicaOperator(task_id="rebuild_replica", execution_timeout=rebuild_time, **common)
         verified = VerifyPointRestoreOperator(task_id="verify_restore", execution_timeout=part, **common)
         finished = FinishPointRestoreOperator(task_id="finish", environment=name).as_teardown(
-            setups=plan, on_failure_fail_dagrun=True
+            on_failure_fail_dagrun=True
         )
         chain(plan, restored, approved, exchanged, rebuilt, verified, finished)
 

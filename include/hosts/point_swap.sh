@@ -33,5 +33,7 @@ sync "$_restored/postgresql.auto.conf" "$_restored"
 # Moved aside, never deleted; killed between the two, the next attempt goes on here.
 [ ! -d "$_data" ] || mv "$_data" "$_aside"
 mv "$_restored" "$_data"
+# Where people could look at it.
+rm -rf "/tmp/sebenza-${_restored##*.}"
 sync "$(dirname "$_data")"
 echo swapped

@@ -13,6 +13,8 @@ from sebenza_ops.systems.wal_archive import Room, Rows
 AUTO, DUMP, FILES = "auto", "dump", "files"
 # A database's files against the rows that were counted in it: indexes are made anew, and are never much larger.
 GROWTH_FACTOR = 1.2
+# More than a form takes: the newest.
+OFFERED_SETS = 30
 
 
 class DatabaseRestoreRefusedError(Exception):
@@ -55,6 +57,30 @@ class DatabaseRestorePlan(BaseModel):
         return f"{self.label} of {self.made_at} into the new database {self.target} on {self.host}, from {how}"
 
 
+def _usable(present: Sequence[BackupSet], source: str) -> tuple[tuple[BackupKind, ...], list[BackupSet]]:
+    both = (BackupKind.LOGICAL, BackupKind.PHYSICAL)
+    kinds = {DUMP: both[:1], FILES: both[1:]}.get(source, both)
+    return kinds, [each for each in present if each.kind in kinds and each.detail.get("manifest")]
+
+
+def verified(present: Sequence[BackupSet], source: str) -> list[BackupSet]:
+    """The sets that may be restored, the newest first, one for each label."""
+    _, usable = _usable(present, source)
+    good = sorted((each for each in usable if each.is_good), key=lambda each: each.finished_at, reverse=True)
+    return list({each.label: each for each in reversed(good)}.values())[::-1][:OFFERED_SETS]
+
+
+def shown_sets(good: Sequence[BackupSet]) -> str:
+    """Sets to choose from, as a table in Markdown."""
+    lines = ["| set | made | MiB | restored and compared |", "|---|---|---|---|"]
+    for each in good:
+        tested = f"{each.restore_tested_at:%Y-%m-%d %H:%M} UTC" if each.restore_tested_at else "not yet"
+        lines.append(
+            f"| {each.label} | {each.finished_at:%Y-%m-%d %H:%M} UTC | {each.size_bytes // 2**20} | {tested} |"
+        )
+    return "\n".join(lines)
+
+
 def choose_set(present: Sequence[BackupSet], wanted: str, source: str) -> BackupSet:
     """The set to restore: the one that is named, or the newest one that was verified.
 
@@ -65,10 +91,7 @@ def choose_set(present: Sequence[BackupSet], wanted: str, source: str) -> Backup
 
     Raises DatabaseRestoreRefusedError with the sets that there are.
     """
-    kinds = {DUMP: (BackupKind.LOGICAL,), FILES: (BackupKind.PHYSICAL,)}.get(
-        source, (BackupKind.LOGICAL, BackupKind.PHYSICAL)
-    )
-    usable = [each for each in present if each.kind in kinds and each.detail.get("manifest")]
+    kinds, usable = _usable(present, source)
     good = [each for each in usable if each.is_good]
     offered = offer(good)
     if not wanted:

@@ -11,10 +11,15 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.change_operators import ChangeOperator, tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.decisions import HumanDecisionOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+
+# A run that gives this for a set's label is asked.
+CHOOSE = "choose"
 
 
 class DatabaseRestoreOperator(ChangeOperator):
@@ -31,10 +36,52 @@ class DatabaseRestoreOperator(ChangeOperator):
         return LEASE_TTL_SECONDS
 
 
-class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
-    """Takes the lease, chooses the set, and refuses a name that is taken. With `plan_only` it ends there."""
+class ChooseSetOperator(HumanDecisionOperator):
+    """Offers the catalog's verified sets in a form, where a run asks for it; else the run has said which."""
 
+    UNTOUCHED = "Nothing was started."
+
+    def execute(self, context: Context) -> Any:
+        """Returns the set's label; empty for the newest."""
+        from sebenza_ops.recovery.database_restore import shown_sets, verified
+        from sebenza_ops.recovery.database_restore_steps import sets_of
+
+        wanted, source = str(context["params"]["set"]), str(context["params"]["source"])
+        if wanted != CHOOSE:
+            return wanted
+        run = ChangeRun.from_context(context, self.environment)
+        good = verified(sets_of(run), source)
+        if not good:
+            raise AirflowFailException(f"there is no verified set to choose ({source}). {self.UNTOUCHED}")
+        self.options, self.body = [*dict.fromkeys(each.label for each in good), self.REJECT], shown_sets(good)
+        if (event := self._answer_already_there(context)) is not None:
+            return self.execute_complete(context, event)
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Returns the label that was chosen."""
+        chosen = (event.get("chosen_options") or [""])[0]
+        # The API has taken only what was offered.
+        self.options = [chosen, self.REJECT]
+        if chosen != self.REJECT:
+            self.approve = chosen
+        super().execute_complete(context, event)
+        return chosen
+
+
+class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
+    """Takes the lease, finds the set, and refuses a name that is taken. With `plan_only` it ends there.
+
+    Args:
+        chosen: The set's label, as ChooseSetOperator returns it.
+    """
+
+    template_fields: Sequence[str] = ("chosen",)
     inherits_from_skipmixin = True
+
+    def __init__(self, *, chosen: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.chosen = chosen
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
@@ -48,7 +95,7 @@ class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
         try:
             take_lease(run, self.purpose(context))
             with run.kept_lease(self.lease_ttl_seconds(run)):
-                plan = begin(run, context["params"])
+                plan = begin(run, {**context["params"], "set": str(self.chosen or "")})
         except (ChangeRefusedError, DatabaseRestoreRefusedError, TargetRefusedError) as error:
             run.note(str(error), "error")
             raise AirflowFailException(str(error)) from error
