@@ -127,14 +127,16 @@ def _prepare(run: ChangeRun, pair: Pair, plan: PointPlan) -> None:
 
 def _move(run: ChangeRun, pair: Pair, plan: PointPlan) -> None:
     """Hold clients, stop the server so that nobody starts it, and exchange the directories."""
-    for name, answer in pair.try_endpoints(
-        lambda endpoint: endpoint.pause(run.fence, pair.policy.pause_limit_seconds)
-    ).items():
+    answers = pair.try_endpoints(lambda endpoint: endpoint.pause(run.fence, pair.policy.pause_limit_seconds))
+    for name, answer in answers.items():
         if isinstance(answer, OutsideSystemError):
             run.note(f"clients could not be held, they get errors: {answer}", "warning", host=name)
-    if _state(pair, plan) is not None:
+    at = {name: answer for name, answer in answers.items() if isinstance(answer, int)}
+    record_of(run).save(paused_at={**at, **(record_of(run).progress().get("paused_at") or {})})
+    if on_copy(run, plan, lambda copy: copy.stage()) == "before":
+        # Of the former cluster alone: it must not come back as a primary, and the restored one must.
         pair.fence_service(plan.host, run.fence)
-    run.note("stopped, and kept from starting; clients wait", host=plan.host, mark="switch")
+        run.note("stopped, and kept from starting; clients wait", host=plan.host, mark="switch")
     done = on_copy(run, plan, lambda copy: copy.swap(run.fence, plan.system_identifier))
     kept = on_copy(run, plan, lambda copy: copy.aside)
     record_of(run).save(kept=kept)
@@ -174,7 +176,12 @@ def take_back(run: ChangeRun, pair: Pair, plan: PointPlan, why: str) -> None:
 def _let_clients_in(run: ChangeRun, pair: Pair, plan: PointPlan, restored: RestoredPoint, approved_by: str) -> str:
     fence, began = run.fence, time.monotonic()
     pair.on_endpoints(lambda endpoint: endpoint.give_back(fence, plan.host, is_primary=True))
-    pair.on_endpoints(lambda endpoint: endpoint.pause(fence, 0))
+    resumed, known = pair.on_endpoints(lambda endpoint: endpoint.pause(fence, 0)), record_of(run).progress()
+    paused_at = known.get("paused_at") or {}
+    waits = [at - paused_at[name] for name, at in resumed.items() if name in paused_at]
+    # Tried again, clients are let in already.
+    waited_ms = int(known.get("waited_ms") or max(waits, default=0))
+    record_of(run).save(waited_ms=waited_ms)
     while any(state.leads_to != (plan.host,) for state in endpoints_that_answer(pair.endpoint_states())):
         if time.monotonic() - began > FOLLOW_TIMEOUT_SECONDS:
             raise OutsideSystemError(f"{plan.host} takes writes, but the endpoints lead elsewhere: clear this task")
@@ -192,7 +199,11 @@ def _let_clients_in(run: ChangeRun, pair: Pair, plan: PointPlan, restored: Resto
             "restore_point": restore_point_before(plan),
         }
         audit.append(AUDIT_ACTION, run.holder.actor, name, plan.host, detail)
-    run.note(f"the database is that of {plan.target.words}; clients are let in", "success", host=plan.host)
+    run.note(
+        f"the database is that of {plan.target.words}; clients are let in, after {waited_ms} ms",
+        "success",
+        host=plan.host,
+    )
     return f"{plan.host} has the database of {plan.target.words}, last commit {restored.last_commit}; before: {kept}"
 
 

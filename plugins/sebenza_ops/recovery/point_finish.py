@@ -102,9 +102,9 @@ def _summary(plan: PointPlan | None, failed: Sequence[str], known: dict[str, obj
         return f"{failed[0]} failed, nothing was started" if failed else "nothing to do"
     if known.get("state") == "swapped":
         text = (
-            f"{plan.host} has the database of {plan.target.words}, last commit {known.get('last_commit')}; the former "
-            f"data directory is kept as {known.get('kept')}, and timeline {plan.timeline} can be restored to "
-            f"{known.get('restore_point')}"
+            f"{plan.host} has the database of {plan.target.words}, last commit {known.get('last_commit')}; clients "
+            f"waited for {known.get('waited_ms')} ms; the former data directory is kept as {known.get('kept')}, and "
+            f"timeline {plan.timeline} can be restored to {known.get('restore_point')}"
         )
         if failed:
             text += f". {failed[0]} failed: its log says why, and clearing it goes on"

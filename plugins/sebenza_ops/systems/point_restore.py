@@ -132,6 +132,11 @@ class PointRestore:
         result = self._session.run_script("point_restore_discard", arguments, timeout_seconds=DISCARD_TIMEOUT_SECONDS)
         return result.stdout.strip()
 
+    def stage(self) -> str:
+        """How far a swap has come: "before", "between", "after", or "gone" when there is no copy to put in."""
+        arguments = [self.data, self.restored, self.aside]
+        return self._session.run_script("point_stage", arguments, timeout_seconds=15).stdout.strip()
+
     def swap(self, fence: Fence, system_identifier: str) -> str:
         """Put it in the place of the cluster, which is kept. Neither may run. Returns "swapped" or "already"."""
         arguments = [*self._fenced(fence), self.data, self.restored, self.aside, self._bin, system_identifier]
