@@ -17,7 +17,6 @@ import pytest
 from lab.commit_writer import CommitWriter
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.ledger import Holder, Ledger, Outcome
-from sebenza_ops.recovery import point_exchange as exchanging
 from sebenza_ops.recovery import rejoin as rejoining
 from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.point_exchange import ExchangeFailedError, exchange, prove, replica_plan
@@ -25,6 +24,7 @@ from sebenza_ops.recovery.point_finish import finish
 from sebenza_ops.recovery.point_plan import PointPlan
 from sebenza_ops.recovery.point_steps import RestoredPoint, begin, restore_beside
 from sebenza_ops.recovery.run_record import take_lease
+from sebenza_ops.systems.point_restore import PointRestore
 from tests.postgres_pair import as_owner, until
 from tests.recovery.estate import SwitchEstate, switch_estate
 
@@ -230,7 +230,7 @@ def test_killed_on_its_way_it_goes_on(estate: SwitchEstate, ledger: Ledger, monk
 
         return call
 
-    for place, name in ((Pair, "fence_service"), (exchanging, "on_copy")):
+    for place, name in ((Pair, "fence_service"), (PointRestore, "swap")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, deadly(getattr(place, name)))
             same.begin_attempt("restore", 120)
