@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from lab.commit_writer import CommitWriter
 from sebenza_ops.changes import ChangeRun
@@ -21,6 +23,14 @@ from sebenza_ops.recovery import rejoin as rejoining
 from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.point_exchange import ExchangeFailedError, exchange, prove, replica_plan
 from sebenza_ops.recovery.point_finish import finish
+from sebenza_ops.recovery.point_operators import (
+    ExchangeClusterOperator,
+    FinishPointRestoreOperator,
+    PlanPointRestoreOperator,
+    RebuildReplicaOperator,
+    RestoreBesideOperator,
+    VerifyPointRestoreOperator,
+)
 from sebenza_ops.recovery.point_plan import PointPlan
 from sebenza_ops.recovery.point_steps import RestoredPoint, begin, restore_beside
 from sebenza_ops.recovery.run_record import take_lease
@@ -155,14 +165,64 @@ class KilledError(BaseException):
     """As if the process had been killed: nothing of the procedure catches it."""
 
 
-def test_the_restored_cluster_takes_the_place_and_the_replica_follows(estate: SwitchEstate, ledger: Ledger) -> None:
+class Steps:
+    """The procedure's tasks, one after the other, without Airflow around them; what one leaves the next one gets."""
+
+    def __init__(self, estate: SwitchEstate, ledger: Ledger, patch: pytest.MonkeyPatch, target: dict[str, Any]) -> None:
+        self.holder = a_run(estate, ledger).holder
+        self.states: dict[str, str] = {}
+        self.left: dict[str, Any] = {}
+
+        def from_context(context: Any, environment: str, **_: Any) -> ChangeRun:
+            assert environment == "production"
+            return ChangeRun(ledger, estate.environment, self.holder, conf={})
+
+        patch.setattr(ChangeRun, "from_context", from_context)
+        params = {"exclusive": False, "timeline": 0, "set": "", "plan_only": False, "reason": "a test of it", **target}
+        task_instance = SimpleNamespace(
+            xcom_push=lambda key, value: None,
+            get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
+        )
+        self.context: Any = {
+            "params": params,
+            "ti": task_instance,
+            "dag": SimpleNamespace(params=params),
+            "dag_run": SimpleNamespace(conf={}),
+            "run_id": self.holder.run_id,
+        }
+
+    def do(self, operator: type[Any], name: str, **arguments: Any) -> Any:
+        """Execute one task; its failure is kept for the last one."""
+        task = operator(task_id=name, environment="production", **arguments)
+        try:
+            self.left[name] = task.execute(self.context)
+        except AirflowFailException:
+            self.states[name] = "failed"
+            raise
+        self.states[name] = "success"
+        return self.left[name]
+
+
+def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
+    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, moment = written(estate)
-    run = a_run(estate, ledger)
-    plan, restored = prepared(run, moment)
-    assert "lab_writer public.commits" in restored.text
-    (copy,) = beside(estate, "restored")
-    summary = completed(run, plan, restored)
+    target = {"target_type": "time", "target": datetime.fromtimestamp(moment, UTC).isoformat()}
+    with monkeypatch.context() as patch:
+        steps = Steps(estate, ledger, patch, target)
+        plan = PointPlan.model_validate(steps.do(PlanPointRestoreOperator, "plan_restore"))
+        found = steps.do(RestoreBesideOperator, "restore_beside", plan=steps.left["plan_restore"])
+        restored = RestoredPoint.model_validate(found)
+        assert "lab_writer public.commits" in restored.text
+        (copy,) = beside(estate, "restored")
+        approved = {"plan": steps.left["plan_restore"], "copy": found, "approved_by": "lindiwe"}
+        steps.do(ExchangeClusterOperator, "exchange_cluster", **approved)
+        steps.do(RebuildReplicaOperator, "rebuild_replica", **approved)
+        steps.do(VerifyPointRestoreOperator, "verify_restore", **approved)
+        summary = steps.do(FinishPointRestoreOperator, "finish")
+    print("\n", summary)
     assert "make a full backup now" in summary
+    assert ledger.leases.current("production") is None
     for name in ("db1", "db2"):
         until(lambda name=name: not wrong_rows(estate, client, moment, name), f"{name} has exactly the rows", 20)
     states = {name: server.state() for name, server in estate.servers.items()}
@@ -170,9 +230,10 @@ def test_the_restored_cluster_takes_the_place_and_the_replica_follows(estate: Sw
     assert states["db1"].timeline == restored.timeline > plan.timeline
     assert states["db2"].is_streaming
     assert not copy.exists()
+    assert not Path(restored.socket).exists()
     kept = beside(estate, "before")[0]
     assert (kept / "standby.signal").exists(), "started by mistake it would be a second primary"
-    assert ledger.deployments.get(run.holder.dag_id, run.holder.run_id).outcome is Outcome.SUCCEEDED
+    assert ledger.deployments.get(steps.holder.dag_id, steps.holder.run_id).outcome is Outcome.SUCCEEDED
 
     # What was there before can be come back to, by the restore point and the former timeline; and the new one is whole.
     way_back = {"target_type": "name", "target": f"sebenza_before_{plan.key[:12]}", "timeline": plan.timeline}
