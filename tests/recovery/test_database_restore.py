@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,14 +17,23 @@ from sebenza_ops.changes import run_key
 from sebenza_ops.environments.models import Host
 from sebenza_ops.ledger import BackupKind, Outcome
 from sebenza_ops.recovery import database_restore_steps as restoring
-from sebenza_ops.recovery import point_plan
+from sebenza_ops.recovery import point_plan, run_record
 from sebenza_ops.recovery.database_restore import DatabaseRestoreRefusedError
+from sebenza_ops.recovery.database_restore_operators import (
+    ChooseSetOperator,
+    FinishDatabaseRestoreOperator,
+    PlanDatabaseRestoreOperator,
+    RestoreIntoOperator,
+)
+from sebenza_ops.systems import fencing
 from sebenza_ops.systems.database_restore import DatabaseRestore
 from sebenza_ops.systems.errors import HostUnreachableError, OutsideSystemError, RemoteCommandError
 from sebenza_ops.systems.ssh import HostSession
 from tests.backup.repository_server import KEY, SECRET
 from tests.recovery.repository import RestorableServer
+from tests.recovery.tasks import Tasks
 
+QUESTION: dict[str, Any] = {"subject": "Which one?", "body": "", "response_timeout": timedelta(hours=1)}
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -82,7 +92,8 @@ def reach_by_itself(server: RestorableServer, patch: pytest.MonkeyPatch) -> None
 
     patch.setattr(steps, "open_session", open_session)
     patch.setattr(restoring, "open_session", open_session)
-    patch.setattr(point_plan, "on_hosts", on_hosts)
+    for module in (point_plan, run_record, fencing):
+        patch.setattr(module, "on_hosts", on_hosts)
     extra = {
         "endpoint_url": f"https://127.0.0.1:{server.port}",
         "region_name": "us-east-1",
@@ -108,21 +119,27 @@ def params(**given: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("source", ["dump", "files"])
-def test_a_set_becomes_a_new_database_as_in_its_manifest(server: RestorableServer, source: str) -> None:
+def test_a_set_becomes_a_new_database_as_in_its_manifest(
+    server: RestorableServer, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, target = databases(server), f"orders_by_{source}"
     run = server.run("restore_database")
-    plan = restoring.begin(run, params(source=source, target_database=target))
-    assert plan.source == source
-    found = restoring.restore_into(run, plan)
-    assert (found["rows"], found["database"]) == (5000, target)
-    assert databases(server) == {*before, target}
-    assert server.query("SELECT count(*) FROM orders WHERE name = md5(id::text)", target) == 5000
-    assert server.query("SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'", target) == 1
-    assert server.query("SELECT count(*) FROM orders") == 5002, "the database that is used was touched"
-    summary = restoring.finish(run, [], plan_only=False, may_settle=True)
-    assert target in summary
+    chosen = {**params(source=source, target_database=target), "plan_only": False}
+    with monkeypatch.context() as patch:
+        tasks = Tasks(server.environment, server.ledger, run.holder, chosen, patch)
+        label = tasks.do(ChooseSetOperator, "choose_set", **QUESTION)
+        plan = tasks.do(PlanDatabaseRestoreOperator, "plan_restore", chosen=label)
+        assert plan["source"] == source
+        found = tasks.do(RestoreIntoOperator, "restore_into", plan=plan)
+        assert (found["rows"], found["database"]) == (5000, target)
+        assert databases(server) == {*before, target}
+        assert server.query("SELECT count(*) FROM orders WHERE name = md5(id::text)", target) == 5000
+        assert server.query("SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'", target) == 1
+        assert server.query("SELECT count(*) FROM orders") == 5002, "the database that is used was touched"
+        assert target in tasks.do(FinishDatabaseRestoreOperator, "finish")
     assert databases(server) == {*before, target}
     assert server.ledger.deployments.get(run.holder.dag_id, run.holder.run_id).outcome is Outcome.SUCCEEDED
+    assert server.ledger.leases.current("production") is None
     left = [path.name for path in server.root.glob("data.*")]
     assert left == [], "the files beside were not removed"
     for another in (run, server.run("restore_database")):

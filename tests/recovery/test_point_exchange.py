@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
 from lab.commit_writer import CommitWriter
 from sebenza_ops.changes import ChangeRun
@@ -37,6 +35,7 @@ from sebenza_ops.recovery.run_record import take_lease
 from sebenza_ops.systems.point_restore import PointRestore
 from tests.postgres_pair import as_owner, until
 from tests.recovery.estate import SwitchEstate, switch_estate
+from tests.recovery.tasks import Tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -119,6 +118,12 @@ def a_run(estate: SwitchEstate, ledger: Ledger, number: int | None = None) -> Ch
     return ChangeRun(ledger, estate.environment, holder, conf={})
 
 
+def a_play(estate: SwitchEstate, ledger: Ledger, patch: pytest.MonkeyPatch, target: dict[str, Any]) -> Tasks:
+    """The tasks of a new run."""
+    params = {"exclusive": False, "timeline": 0, "set": "", "plan_only": False, "reason": "a test of it", **target}
+    return Tasks(estate.environment, ledger, a_run(estate, ledger).holder, params, patch)
+
+
 def beside(estate: SwitchEstate, what: str) -> list[Path]:
     return sorted(estate.servers["db1"].root.glob(f"data.{what}-*"))
 
@@ -165,51 +170,13 @@ class KilledError(BaseException):
     """As if the process had been killed: nothing of the procedure catches it."""
 
 
-class Steps:
-    """The procedure's tasks, one after the other, without Airflow around them; what one leaves the next one gets."""
-
-    def __init__(self, estate: SwitchEstate, ledger: Ledger, patch: pytest.MonkeyPatch, target: dict[str, Any]) -> None:
-        self.holder = a_run(estate, ledger).holder
-        self.states: dict[str, str] = {}
-        self.left: dict[str, Any] = {}
-
-        def from_context(context: Any, environment: str, **_: Any) -> ChangeRun:
-            assert environment == "production"
-            return ChangeRun(ledger, estate.environment, self.holder, conf={})
-
-        patch.setattr(ChangeRun, "from_context", from_context)
-        params = {"exclusive": False, "timeline": 0, "set": "", "plan_only": False, "reason": "a test of it", **target}
-        task_instance = SimpleNamespace(
-            xcom_push=lambda key, value: None,
-            get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
-        )
-        self.context: Any = {
-            "params": params,
-            "ti": task_instance,
-            "dag": SimpleNamespace(params=params),
-            "dag_run": SimpleNamespace(conf={}),
-            "run_id": self.holder.run_id,
-        }
-
-    def do(self, operator: type[Any], name: str, **arguments: Any) -> Any:
-        """Execute one task; its failure is kept for the last one."""
-        task = operator(task_id=name, environment="production", **arguments)
-        try:
-            self.left[name] = task.execute(self.context)
-        except AirflowFailException:
-            self.states[name] = "failed"
-            raise
-        self.states[name] = "success"
-        return self.left[name]
-
-
 def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
     estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, moment = written(estate)
     target = {"target_type": "time", "target": datetime.fromtimestamp(moment, UTC).isoformat()}
     with monkeypatch.context() as patch:
-        steps = Steps(estate, ledger, patch, target)
+        steps = a_play(estate, ledger, patch, target)
         plan = PointPlan.model_validate(steps.do(PlanPointRestoreOperator, "plan_restore"))
         found = steps.do(RestoreBesideOperator, "restore_beside", plan=steps.left["plan_restore"])
         restored = RestoredPoint.model_validate(found)
