@@ -7,7 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import airflow_tasks, backups, bad_releases, parsing, rollbacks, rolling, switching
+from benchmarks import (
+    airflow_tasks,
+    backups,
+    bad_releases,
+    parsing,
+    recoveries,
+    rollbacks,
+    rolling,
+    switching,
+)
 from benchmarks.rows import Row, table, write_rows
 from benchmarks.session import BenchmarkError, Session, open_session
 from lab import paths
@@ -38,6 +47,7 @@ IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
         ),
         backups.measure,
     ),
+    ((recoveries.PITR,), recoveries.measure),
     (("blue_green.bad_release_to_safe_seconds",), bad_releases.measure_late_5xx),
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )

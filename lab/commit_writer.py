@@ -27,6 +27,19 @@ class Acknowledged:
     at: float
 
 
+@dataclass(frozen=True)
+class WrongRows:
+    """Commits from before a moment that are missing, and from after it that are there."""
+
+    missing_before: int
+    present_after: int
+
+    @property
+    def count(self) -> int:
+        """Both."""
+        return self.missing_before + self.present_after
+
+
 class CommitWriter:
     """Writes until it is stopped, over a new connection after every error, as an application's pool does.
 
@@ -65,18 +78,37 @@ class CommitWriter:
         moments = [each.at for each in self.acknowledged]
         return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
-    def missing(self, endpoint: tuple[str, int]) -> list[Acknowledged]:
-        """The acknowledged commits that a server does not have."""
+    def numbers(self, endpoint: tuple[str, int]) -> set[int]:
+        """The commits that a server has."""
         connection = psycopg2.connect(
             **{**self._place, "host": endpoint[0], "port": endpoint[1]}, dbname=DATABASE, connect_timeout=5
         )
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"SELECT number FROM {TABLE}")
-                there = {number for (number,) in cursor.fetchall()}
+                return {number for (number,) in cursor.fetchall()}
         finally:
             connection.close()
+
+    def missing(self, endpoint: tuple[str, int]) -> list[Acknowledged]:
+        """The acknowledged commits that a server does not have."""
+        there = self.numbers(endpoint)
         return [each for each in self.acknowledged if each.number not in there]
+
+    def wrong_rows(self, there: set[int], target: float) -> WrongRows:
+        """What a server that was restored to a moment has wrong; the commit that was under way then may be there.
+
+        Args:
+            there: The commits that it has.
+            target: The moment, in epoch seconds of this machine's clock.
+        """
+        before = [each for each in self.acknowledged if each.at <= target]
+        # Whatever was begun after a commit that was acknowledged after the moment was begun after it.
+        late = [each for each in self.acknowledged if each.at > target][1:]
+        return WrongRows(
+            missing_before=sum(each.number not in there for each in before),
+            present_after=sum(each.number in there for each in late),
+        )
 
     def _prepare(self) -> None:
         connection = psycopg2.connect(**self._place, dbname="postgres", connect_timeout=5)

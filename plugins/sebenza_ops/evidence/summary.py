@@ -83,6 +83,8 @@ PROCEDURE_NAMES = {
     "deploy_standard": "Standard deployment",
     "restore_application": "Restore of an application host",
     "switch_database_primary": "Switch of the database's primary",
+    "restore_point_in_time": "Restore to a point in time",
+    "restore_database": "Restore of a database",
 }
 
 
