@@ -26,6 +26,7 @@ PROMISED = {
     "rollback.warm_seconds",
     "rollback.cold_seconds",
     "rollback.failed_requests",
+    "recovery.pitr_wrong_rows",
     "backup.wall_seconds",
     "backup.stored_bytes",
     "restore.wall_seconds",
