@@ -95,14 +95,28 @@ def await_answers() -> None:
 
 def reset() -> None:
     """Let every environment's name lead to its primary site again, whatever procedures have changed."""
-    update = dns.update.UpdateMessage(
-        ZONE, keyring=dns.tsigkeyring.from_text({KEY_NAME: lab_secrets().dns_key}), keyalgorithm=dns.tsig.HMAC_SHA256
-    )
+    update = _signed_update()
     for name, addresses in _records().items():
         update.replace(f"{name}.", TTL_SECONDS, "A", *addresses)
-    answer = dns.query.tcp(update, address(AUTHORITATIVE), timeout=_TIMEOUT_SECONDS, port=DNS_PORT)
-    if answer.rcode() != dns.rcode.NOERROR:
-        raise LabError(f"{AUTHORITATIVE}: refuses the update of {ZONE}: {dns.rcode.to_text(answer.rcode())}")
+    code = _send(update)
+    if code != dns.rcode.NOERROR:
+        raise LabError(f"{AUTHORITATIVE}: refuses the update of {ZONE}: {dns.rcode.to_text(code)}")
+
+
+def _signed_update() -> dns.update.UpdateMessage:
+    keyring = dns.tsigkeyring.from_text({KEY_NAME: lab_secrets().dns_key})
+    return dns.update.UpdateMessage(ZONE, keyring=keyring, keyalgorithm=dns.tsig.HMAC_SHA256)
+
+
+def _send(update: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+    return dns.query.tcp(update, address(AUTHORITATIVE), timeout=_TIMEOUT_SECONDS, port=DNS_PORT).rcode()
+
+
+def _takes_updates() -> bool:
+    update = _signed_update()
+    # No host has it: what is taken away is not there.
+    update.delete(f"{ENVIRONMENTS['production'].hostname}.", "A", "0.0.0.0")
+    return _send(update) == dns.rcode.NOERROR
 
 
 def refuse_updates(refuse: bool) -> None:
@@ -112,3 +126,5 @@ def refuse_updates(refuse: bool) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
     if done.returncode != 0:
         raise LabError(f"{AUTHORITATIVE}: knotc {command[3]}: {(done.stderr or done.stdout).strip()}")
+    # knotc only asks for it.
+    until(lambda: _takes_updates() != refuse, f"{AUTHORITATIVE}: {command[3]} is in force", 10)

@@ -20,7 +20,7 @@ ZONE = "sebenza.net"
 NAME = f"app.{ZONE}"
 OTHER_NAME = f"other.{ZONE}"
 FIRST = ("192.0.2.11", "192.0.2.12")
-TTL_SECONDS = 3
+TTL_SECONDS = 2
 KEY = "updater"
 #: A key that the server knows, and that may change nothing.
 KEY_WITHOUT_RIGHTS = "reader"
