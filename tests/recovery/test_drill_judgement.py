@@ -70,7 +70,7 @@ def test_what_is_met_is_no_finding_and_the_loss_is_what_the_standby_had_more(led
 def test_a_miss_fails_loudly_once_with_an_owner(ledger: Ledger) -> None:
     slow = run(ledger, rto_seconds=30)
     for _ in range(2):
-        with pytest.raises(DrillMissedError, match="RTO from the last good probe: 60.0 s, objective 30 s: MISSED"):
+        with pytest.raises(DrillMissedError, match=r"RTO from the last good probe: 60\.0 s, objective 30 s: MISSED"):
             judge_drill(slow, plan(), COPY, served_at=1060.0)
     assert [(each["owner"], "MISSED" in each["finding"]) for each in findings(ledger)] == [("devops", True)]
     assert len(ledger.audit.entries(environment="production", action=DRILLED_ACTION)) == 1, "it counts once"
@@ -79,7 +79,7 @@ def test_a_miss_fails_loudly_once_with_an_owner(ledger: Ledger) -> None:
 
 def test_the_mean_is_over_all_drills(ledger: Ledger) -> None:
     judge_drill(run(ledger, 1), plan(), COPY, served_at=1100.0)
-    with pytest.raises(DrillMissedError, match="MTTR: 80.0 s, objective 70 s: MISSED"):
+    with pytest.raises(DrillMissedError, match=r"MTTR: 80\.0 s, objective 70 s: MISSED"):
         judge_drill(run(ledger, 2, mttr_seconds=70), plan(), COPY, served_at=1060.0)
 
 
