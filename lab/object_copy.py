@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from lab import paths, tls
@@ -9,9 +10,12 @@ from lab.accounts import LOGIN_USER, make_directory, own, write_as
 from lab.addresses import SSH_PORT, address
 from lab.hosts import SECONDARY_SITE
 from lab.rendering import render
+from lab.waiting import until
 
 SOURCE = "storage"
 COPY = SECONDARY_SITE.storage_host
+# A round of a storage with backups in it takes as long as it takes; this is far above.
+ROUND_SECONDS = 120
 
 
 def login(host: str) -> str:
@@ -42,6 +46,29 @@ def write(host: str, root: Path) -> None:
             ssh_port=SSH_PORT,
         ),
     )
+
+
+def foreign_histories() -> list[str]:
+    """Histories of the cluster in the copy that the first storage does not know: of a promotion at this site."""
+    archive = Path("srv/s3/sebenza/pgbackrest")
+    copied, source = paths.host_files(COPY) / archive, paths.host_files(SOURCE) / archive
+    found = (file.relative_to(copied) for file in copied.rglob("*.history"))
+    return sorted(str(file) for file in found if not (source / file).exists())
+
+
+def start_over() -> None:
+    """Fill the copy of the backups anew; what was there is set aside, once.
+
+    A standby follows the newest history that its archive has: one of a promotion that was taken back leads it astray.
+    """
+    copied = paths.host_files(COPY) / "srv/s3/sebenza/pgbackrest"
+    aside = paths.host_files(COPY) / "var/lib/object-copy/set-aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    copied.rename(aside)
+    # The round that was under way may have copied half of it.
+    for _ in range(2):
+        before = completed_at()
+        until(lambda before=before: completed_at() > before, f"{COPY}: a whole round of copying", ROUND_SECONDS)  # type: ignore[misc]
 
 
 def completed_at() -> str:

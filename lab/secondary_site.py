@@ -15,8 +15,6 @@ from lab.waiting import LabError, until
 
 STANDBY = SECONDARY_SITE.database_hosts[0]
 _COLOR = "blue"
-# The first copy of a storage with backups in it takes as long as it takes; this is far above.
-_COPY_SECONDS = 120
 
 Report = Callable[[str], None]
 
@@ -52,6 +50,8 @@ def rebuild_standby() -> None:
     supervision.stop(STANDBY, "postgresql")
     if postgres.has_cluster(STANDBY):
         postgres.set_aside(STANDBY)
+    if object_copy.foreign_histories():
+        object_copy.start_over()
     postgres.copy_cluster(STANDBY, ENVIRONMENTS["production"].database_host)
     supervision.start(STANDBY, "postgresql")
     try:
@@ -106,7 +106,11 @@ def check_health() -> None:
         supervision.await_listening(host, "sshd")
     if not is_active():
         until(streams, f"{STANDBY}: streams from production's primary", 30)
-        until(lambda: bool(object_copy.completed_at()), f"{object_copy.COPY}: a whole copy is there", _COPY_SECONDS)
+        until(
+            lambda: bool(object_copy.completed_at()),
+            f"{object_copy.COPY}: a whole copy is there",
+            object_copy.ROUND_SECONDS,
+        )
     nameserver.await_answers()
 
 

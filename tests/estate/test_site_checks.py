@@ -130,6 +130,15 @@ def test_hosts_of_the_waiting_site_are_checked_as_that_sites() -> None:
     assert not [each for each in report(reading).of_host("app4") if each.verdict is not Verdict.OK]
 
 
+def test_a_standby_of_another_site_need_not_hold_back_the_primarys_clean_up() -> None:
+    reading = healthy()
+    backups = reading.sites[0].backups["db3"]
+    backups.parts["settings"] = backups.parts["settings"].replace(
+        "hot_standby_feedback\ton", "hot_standby_feedback\toff"
+    )
+    assert not broken(reading)
+
+
 def test_an_environment_with_one_site_and_without_dns_has_none_of_these_checks() -> None:
     reading, environment = healthy(), production()
     reading.sites, reading.dns = [], None

@@ -46,7 +46,7 @@ def check_backups(environment: Environment, host: Host, reading: BackupReading) 
         _check_secret(findings, policy.cipher_conn_id, "passphrase", reading.cipher_matches)
         _check_secret(findings, policy.repository_conn_id, "storage key", reading.key_matches)
     _check_work_dir(findings, policy, host, reading)
-    _check_settings(findings, policy, host, reading)
+    _check_settings(findings, environment, policy, host, reading)
     _check_repository(findings, policy, host, reading)
     return findings
 
@@ -116,7 +116,9 @@ def _check_work_dir(findings: Findings, policy: BackupPolicy, host: Host, readin
         findings.ok("backup: work_dir", f"{path}, {text}")
 
 
-def _check_settings(findings: Findings, policy: BackupPolicy, host: Host, reading: BackupReading) -> None:
+def _check_settings(
+    findings: Findings, environment: Environment, policy: BackupPolicy, host: Host, reading: BackupReading
+) -> None:
     found = dict(line.split("\t", 1) for line in reading.part("settings").splitlines() if "\t" in line)
     if "archive_mode" not in found:
         findings.no_data("backup: archiving", reading.part("settings")[:200] or "no answer", "settings, by Unix socket")
@@ -144,7 +146,9 @@ def _check_settings(findings: Findings, policy: BackupPolicy, host: Host, readin
     if found.get("superuser") != "true":
         needed = "a superuser: pgBackRest begins and ends backups"
         findings.missing("backup: role", "the login is no superuser", needed, "# log in as the owner of the cluster")
-    if found.get("in_recovery") == "true" and found.get("hot_standby_feedback") == "off" and policy.logical_dump:
+    # No dump is made at a site that waits, and it must not keep old rows at the primary.
+    dumped = policy.logical_dump is not None and environment.serves
+    if found.get("in_recovery") == "true" and found.get("hot_standby_feedback") == "off" and dumped:
         needed = "on: else the primary's clean-up ends a long dump of this replica"
         fix = f"-- on {host.name}\nALTER SYSTEM SET hot_standby_feedback = on;\nSELECT pg_reload_conf();"
         findings.warning("backup: hot_standby_feedback", "off", needed, fix)
