@@ -45,7 +45,8 @@ _began=$(date +%s.%N)
 pgbackrest "--config=$CONFIG" "--stanza=$STANZA" "--pg1-path=$_data" "--tablespace-map-all=$JOB/tablespaces" \
   --archive-mode=off "--process-max=$PROCESSES" restore >&2
 _restored=$(date +%s.%N)
-printf 'local all all peer\nhost %s all %s/32 scram-sha-256\n' "$DATABASE" "$CLIENT" >"$JOB/hba"
+# With a password from the application's host, and from this one.
+printf 'local all all peer\nhost %s all %s/32 scram-sha-256\nhost %s all samehost scram-sha-256\n' "$DATABASE" "$CLIENT" "$DATABASE" >"$JOB/hba"
 : >"$JOB/empty.conf"
 pg_ctl start --pgdata "$_data" --wait --timeout 30 --log "$JOB/instance.log" --options "-c config_file=$JOB/empty.conf \
   -c hba_file=$JOB/hba -c listen_addresses=$ADDRESS -c unix_socket_directories=$_sock -c port=$PORT -c archive_mode=off -c ssl=off \

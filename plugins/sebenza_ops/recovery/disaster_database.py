@@ -11,7 +11,7 @@ from sebenza_ops.recovery.disaster_assess import Databases, databases, estimate_
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import save_progress
 from sebenza_ops.recovery.pair import POLL_SECONDS
-from sebenza_ops.recovery.sites import on_sites
+from sebenza_ops.recovery.sites import on_sites, remembered_silence
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import OutsideSystemError
@@ -22,6 +22,7 @@ FOLLOW_TIMEOUT_SECONDS = 20.0
 
 
 @kept_sessions()
+@remembered_silence()
 def promote_standby(run: ChangeRun, plan: DisasterPlan) -> str:
     """Make the standby the primary, once it has replayed what it has received. Returns a summary.
 

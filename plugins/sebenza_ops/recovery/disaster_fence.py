@@ -11,10 +11,11 @@ from __future__ import annotations
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
-from sebenza_ops.recovery.disaster_assess import Databases, databases, look
+from sebenza_ops.recovery.disaster_assess import look
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import save_progress
 from sebenza_ops.recovery.disaster_rules import ComponentVerdict, Verdict
+from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.sites import on_sites
 from sebenza_ops.recovery.switch_over import UNFENCED_ACTION
 from sebenza_ops.systems.database_endpoint import DatabaseEndpoint
@@ -34,9 +35,9 @@ def fence_site(run: ChangeRun, plan: DisasterPlan, approved_by: str) -> str:
         FencedOffError: A later change holds the environment.
         OutsideSystemError: A host answers, and its server could not be stopped; a retry goes on.
     """
-    found = databases(run.environment, plan.from_site, plan.to_site)
+    pair = Pair(run.environment, (plan.from_site,))
     away, untold = _take_away(run, plan)
-    stopped, unreachable = _stop_all(run, found, plan)
+    stopped, unreachable = _stop_all(run, pair, plan)
     alive = still_alive(look(run.environment), tuple(unreachable)) if unreachable else []
     if alive and (untold or not away):
         _gate(run, "fail", f"{', '.join(alive)} take connections and can't be stopped: {unreachable[alive[0]]}")
@@ -84,13 +85,13 @@ def _take_away(run: ChangeRun, plan: DisasterPlan) -> tuple[list[str], list[str]
     return [name for name, answer in answers.items() if answer is None], untold
 
 
-def _stop_all(run: ChangeRun, found: Databases, plan: DisasterPlan) -> tuple[list[str], dict[str, str]]:
+def _stop_all(run: ChangeRun, pair: Pair, plan: DisasterPlan) -> tuple[list[str], dict[str, str]]:
     """Returns the servers that are stopped and can't be started, and why others can't be reached."""
     stopped: list[str] = []
     unreachable: dict[str, str] = {}
     for name in plan.database.old_hosts:
         try:
-            found.pair.fence_service(name, run.fence)
+            pair.fence_service(name, run.fence)
         except HostUnreachableError as error:
             unreachable[name] = str(error)
         else:

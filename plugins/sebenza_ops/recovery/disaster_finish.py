@@ -9,7 +9,7 @@ from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import GateFact, OutcomeFact, utc_now
 from sebenza_ops.ledger import Outcome
 from sebenza_ops.recovery.disaster_measures import RECOVERED_ACTION, Comparison, Measures, missed
-from sebenza_ops.recovery.disaster_plan import DisasterPlan, conclusion
+from sebenza_ops.recovery.disaster_plan import DisasterPlan, conclusion, failback_conclusion
 from sebenza_ops.recovery.disaster_record import audit_once, compared, measures_of, planned_before, progress_of
 from sebenza_ops.run_evidence import store_evidence
 
@@ -85,6 +85,9 @@ def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, i
         summary = f"{name}: rejected by {rejected[0].actor} ({reason}), nothing was changed"
     elif outcome is Outcome.REFUSED:
         summary = f"{name}: {failed[0]} failed before anything was changed"
+    elif not is_disaster:
+        moved = bool(known.get("promoted"))
+        summary = failback_conclusion(plan, served=served, moved=moved, failed=failed[0] if failed else "")
     else:
         summary = conclusion(plan, served=served, failed=failed[0] if failed else "", measured=measured)
         if known.get("unfenced"):
@@ -106,8 +109,8 @@ def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, i
     record = ledger.deployments.find(holder.dag_id, holder.run_id)
     if record is not None:
         ledger.deployments.finish(holder.dag_id, holder.run_id, outcome, summary)
-        if known.get("fenced") and plan is not None:
-            # The first site's storage is gone with the site.
+        if plan is not None and (known.get("fenced") or not is_disaster):
+            # A lost site's storage is gone with it.
             run.environment = run.environment.at_site(plan.to_site)
         store_evidence(run, record.started_at, is_failed=bool(failed))
     return summary

@@ -88,6 +88,8 @@ class AssessOperator(DisasterOperator, SkipMixin):
         from sebenza_ops.recovery.disaster_plan import DisasterRefusedError
         from sebenza_ops.recovery.disaster_record import start_record
         from sebenza_ops.recovery.disaster_steps import excluded_people
+        from sebenza_ops.recovery.sites import remembered_silence
+        from sebenza_ops.systems.ssh import kept_sessions
 
         refuse_unknown_conf(context)
         params = context["params"]
@@ -97,9 +99,10 @@ class AssessOperator(DisasterOperator, SkipMixin):
         try:
             run = ChangeRun.from_context(context, self.environment, emergency=self.emergency)
             start_record(run, self.purpose)
-            if not plan_only:
-                self.take_lease(run, reason)
-            plan = self.find_plan(run, params)
+            with kept_sessions(), remembered_silence():
+                if not plan_only:
+                    self.take_lease(run, reason)
+                plan = self.find_plan(run, params)
         except (ChangeRefusedError, DisasterRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         excluded = excluded_people(run)

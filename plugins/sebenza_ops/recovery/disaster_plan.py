@@ -142,3 +142,15 @@ def conclusion(plan: DisasterPlan, *, served: bool, failed: str, measured: str) 
     if failed:
         return f"{name} is NOT recovered: {failed} failed. Its log says what state things are in; clearing it goes on"
     return f"{name}: planned only, nothing was changed; lost would be: {plan.loss.words}"
+
+
+def failback_conclusion(plan: DisasterPlan, *, served: bool, moved: bool, failed: str) -> str:
+    """What a failback's summary says."""
+    name, where = plan.environment, plan.to_site if served else plan.from_site
+    if served and not failed:
+        return f"{name} is served from {where} again, nothing is lost"
+    if moved and not served:
+        return f"{name}: {plan.database.new} is the primary, but users are NOT led there: {failed} failed; clear it"
+    if failed:
+        return f"{name} is served from {where}; {failed} failed: see its log"
+    return f"{name}: planned only, nothing was changed"

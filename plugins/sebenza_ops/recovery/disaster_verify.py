@@ -12,6 +12,7 @@ from sebenza_ops.recovery.disaster_assess import databases
 from sebenza_ops.recovery.disaster_plan import DisasterPlan
 from sebenza_ops.recovery.disaster_record import progress_of
 from sebenza_ops.recovery.rejoin import NotProvenError
+from sebenza_ops.recovery.sites import remembered_silence
 from sebenza_ops.recovery.switch_plan import server_states
 from sebenza_ops.systems.database_dump import DatabaseLogin
 from sebenza_ops.systems.errors import OutsideSystemError
@@ -22,6 +23,7 @@ CANARY_TIMEOUT_SECONDS = 20
 
 
 @kept_sessions()
+@remembered_silence()
 def verify_recovery(run: ChangeRun, plan: DisasterPlan) -> str:
     """Prove by sources that do not know of each other that the site serves. Returns what was proven.
 

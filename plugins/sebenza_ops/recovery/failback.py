@@ -212,7 +212,7 @@ def _stop_serving(run: ChangeRun, pair: Pair, plan: DisasterPlan) -> int:
                 f"{target.new} does not follow {target.old} closely: {new.words}, {lag} bytes behind {old.words}"
             )
         pair.on_server(target.old, lambda server: server.checkpoint(fence))
-        source, login = run.environment.at_site(plan.to_site).database.endpoint_host, pair.replication_login()
+        source, login = _source(run, plan), pair.replication_login()
         # From now on it starts as a replica of whoever is the primary at the primary site. Without a slot there: a site
         # that is away must not fill the primary's disk.
         pair.on_server(target.old, lambda server: server.demote(fence, source, login, has_slot=False))
@@ -228,6 +228,14 @@ def _stop_serving(run: ChangeRun, pair: Pair, plan: DisasterPlan) -> int:
     else:
         _pause(run, plan, policy.pause_limit_seconds)
     return _await_equal(pair, plan)
+
+
+def _source(run: ChangeRun, plan: DisasterPlan) -> str:
+    """Where the other site's standby streams from: the endpoint, so that it follows whoever is the primary."""
+    database = run.environment.at_site(plan.to_site).database
+    if database.endpoint_port == database.port:
+        return database.endpoint_host
+    return run.environment.host(plan.database.new).address
 
 
 def _await_equal(pair: Pair, plan: DisasterPlan) -> int:

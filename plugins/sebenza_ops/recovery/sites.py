@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from sebenza_ops.environments.models import Environment, Host
-from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.errors import HostUnreachableError, OutsideSystemError
 from sebenza_ops.systems.ssh import HostSession, on_hosts
 
 Result = TypeVar("Result")
+
+_silent: ContextVar[dict[str, HostUnreachableError] | None] = ContextVar("silent_hosts", default=None)
+
+
+@contextmanager
+def remembered_silence() -> Iterator[None]:
+    """Within this, a host that could not be reached is not tried again.
+
+    A site that is gone answers nothing at all, and every login to it takes its whole time-out. For one look at the
+    estate, which takes seconds; whoever must know anew tries outside of it.
+    """
+    if _silent.get() is not None:
+        yield
+        return
+    token = _silent.set({})
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def hosts_of_all_sites(environment: Environment) -> tuple[Host, ...]:
@@ -35,7 +56,13 @@ def on_sites(
     Returns: the result, or the error, by the host's name; only errors of the hosts are returned.
     """
     found: dict[str, Result | OutsideSystemError] = {}
-    wanted = list(hosts)
+    silent, wanted = _silent.get(), []
+    for host in hosts:
+        known = silent.get(host.name) if silent else None
+        if known is not None:
+            found[host.name] = known
+        else:
+            wanted.append(host)
     for site in dict.fromkeys(host.site for host in wanted):
         placed = environment.at_site(site)
         conn_id = placed.database.ssh_conn_id if as_owner else placed.ssh_conn_id
@@ -47,4 +74,6 @@ def on_sites(
             return action(placed, session)
 
         found |= on_hosts(own, conn_id, act)
+    if silent is not None:
+        silent.update({name: each for name, each in found.items() if isinstance(each, HostUnreachableError)})
     return found
