@@ -19,6 +19,7 @@ from sebenza_ops.systems.pgbackrest import RepositorySet
 from sebenza_ops.systems.point_restore import PointReport, PointRestore
 from tests.backup.repository_server import CIPHER
 from tests.recovery.repository import RestorableServer
+from tests.systems.processes import command_line, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -178,3 +179,15 @@ def test_a_full_disk_a_damaged_set_and_a_wrong_key_leave_nothing(server: Restora
             choose(server.run(), server.ways, target, 1, "0" * 32)
     finally:
         server.config_file.write_text(right)
+
+
+def test_a_restore_that_works_is_ended_and_removed(server: RestorableServer, history: History) -> None:
+    run, target = server.run(), parse_target("time", history.moment.isoformat())
+    copy = PointRestore(server.environment, server.session, run_key(run.holder))
+    copy.start(run.fence, history.first.label, "time", target.setting, 1, 1000)
+    until(lambda: (Path(copy.restored) / "pg_wal").exists() or copy.status().state != "running", "files come", 30)
+    assert copy.status().state == "running", "it has ended before it could be ended"
+    assert copy.discard(run.fence) in {"removed", "absent"}
+    assert copy.status().state == "failed"
+    assert not Path(copy.restored).exists()
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if copy.restored in command_line(int(pid.name))]

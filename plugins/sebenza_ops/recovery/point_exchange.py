@@ -112,6 +112,9 @@ def _prepare(run: ChangeRun, pair: Pair, plan: PointPlan) -> None:
     # Should the ledger go down on the way, the hosts must know whose change this is.
     for name, error in pair.raise_all_tokens(run.fence).items():
         run.note(f"it could not be told the fencing token: {error}", "warning", host=name.partition(" ")[0])
+    backup = run.ledger.leases.current(f"{plan.environment}.backup")
+    if backup is not None:
+        run.note(f"{backup.holder} works on a backup, which fails now: start it again afterwards", "warning")
     if not record.progress().get("restore_point"):
         name = restore_point_before(plan)
         with on_archive(run, plan.host) as ways:
