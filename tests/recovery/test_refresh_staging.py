@@ -64,7 +64,9 @@ def all_of_staging() -> str:
     """Everything in staging's database, as pg_dump tells it."""
     command = ["runuser", "-u", DATABASE_USER, "--", str(paths.POSTGRES_BIN / "pg_dump"), "--port", str(POSTGRES_PORT)]
     command += ["--host", str(paths.host_files("staging") / "run/postgresql"), "--username", "postgres", STAGING]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
+    # Newer ones begin and end with a word of their own, each time another.
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict ", "\\unrestrict ")))
 
 
 def backed_up(operator: AirflowClient) -> None:
