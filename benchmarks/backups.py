@@ -253,10 +253,12 @@ def _restored(host: str, label: str, data: Path, *options: str) -> Iterator[Path
     )
     settings += f"-c unix_socket_directories={socket} -c hot_standby=off -c max_prepared_transactions=100"
     control = [str(paths.POSTGRES_BIN / "pg_ctl"), "--pgdata", str(data), "--wait", "--timeout", "120"]
+    log = data / "bench.log"
     try:
-        _as_owner(
-            [*control, "--log", str(data / "bench.log"), "--options", settings, "start"], stdout=subprocess.DEVNULL
-        )
+        try:
+            _as_owner([*control, "--log", str(log), "--options", settings, "start"], stdout=subprocess.DEVNULL)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{error}: {log.read_text()[-500:]}") from error
         psql = [str(paths.POSTGRES_BIN / "psql"), "-XAtq", "-h", str(socket), "-d", "postgres", "-c"]
         until(
             lambda: _as_owner([*psql, "SELECT NOT pg_is_in_recovery()"], stdout=subprocess.PIPE).stdout == b"t\n",

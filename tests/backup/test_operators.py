@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
-from sebenza_ops.backup import jobs
+from sebenza_ops.backup import jobs, steps
 from sebenza_ops.backup.errors import BackupDamagedError, BackupFailedError
 from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning, await_job, job_key
-from sebenza_ops.backup.operators import BackUpOperator
+from sebenza_ops.backup.operators import BackUpOperator, PlanBackupOperator
 from sebenza_ops.backup.plan import BackupPlan
 from sebenza_ops.backup.triggers import JobEndedTrigger
 from sebenza_ops.changes import ChangeRun
@@ -45,6 +46,25 @@ def run(tmp_path: Path) -> ChangeRun:
 def operator(run: ChangeRun, monkeypatch: pytest.MonkeyPatch) -> BackUpOperator:
     monkeypatch.setattr(BackUpOperator, "find_run", lambda self, context: run)
     return BackUpOperator(task_id="back_up", environment="production", plan=PLAN.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("holder", "expected"),
+    [
+        (Holder("backup_database.production", "night", "x"), AirflowFailException),
+        (Holder("deploy_blue_green.production", "r", "x"), AirflowException),
+    ],
+)
+def test_a_second_backup_is_refused_and_a_moment_of_a_change_is_waited_for(
+    run: ChangeRun, monkeypatch: pytest.MonkeyPatch, holder: Holder, expected: type[Exception]
+) -> None:
+    run.ledger.leases.acquire("production.backup", holder, "a backup", 60)
+    monkeypatch.setattr(PlanBackupOperator, "find_run", lambda self, context: run)
+    monkeypatch.setattr(steps, "on_hosts", lambda hosts, login, action: {})
+    context: Any = {"params": {"type": "auto"}, "ti": SimpleNamespace(try_number=1, max_tries=3)}
+    with pytest.raises(AirflowException, match="another backup of production works") as caught:
+        PlanBackupOperator(task_id="plan_backup", environment="production").execute(context)
+    assert type(caught.value) is expected
 
 
 def raising(error: Exception) -> Any:

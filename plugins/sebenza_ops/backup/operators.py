@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 
@@ -54,19 +54,27 @@ class BackupOperator(BaseOperator):
 
 
 class PlanBackupOperator(BackupOperator):
-    """Takes the lease of backups, or refuses the run at once; decides type and host, and proves that WAL arrives."""
+    """Takes the lease of backups, or refuses the run at once; decides type and host, and proves that WAL arrives.
+
+    A second backup is refused. A change that makes a backup before it holds the lease for a moment: it is tried again.
+    """
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.backup.errors import BackupRefusedError
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS, plan_backup, take_lease
 
-        run = self.find_run(context)
+        run, task_instance = self.find_run(context), context["ti"]
         try:
             take_lease(run)
             with run.kept_lease(LEASE_TTL_SECONDS):
                 plan = plan_backup(run, str(context["params"]["type"]))
         except (ChangeRefusedError, BackupRefusedError) as error:
+            is_for_now = isinstance(error, ChangeRefusedError) and error.is_for_now
+            held = run.ledger.leases.current(run.lease_name)
+            is_backup = held is None or held.holder.dag_id == run.holder.dag_id
+            if is_for_now and not is_backup and task_instance.try_number <= task_instance.max_tries:
+                raise AirflowException(f"to be tried again in {self.retry_delay}: {error}") from error
             raise AirflowFailException(str(error)) from error
         return plan.model_dump(mode="json")
 

@@ -240,10 +240,15 @@ def _take_back(run: ChangeRun, plan: RefreshPlan, copy: Copy) -> str:
         with copy_of(environment, plan) as (_, session):
             # The same exchange the other way round: what was kept aside against what came.
             DatabaseCopy(environment, session, plan.aside, plan.restored).swap(login, run.fence, copy.live_oid)
+    except OutsideSystemError as error:
+        text = f"AND IT COULD NOT BE TAKEN BACK: {error}. What was is {plan.aside}, or {name} again: look at once"
+        run.note(text, "error")
+        return text
+    try:
         _forget_cached_rows(run)
         _await_healthy(run, copy)
     except (RefreshFailedError, OutsideSystemError) as error:
-        text = f"AND IT COULD NOT BE TAKEN BACK: {error}. What was is {plan.aside}, or {name} again: look at once"
+        text = f"It was taken back: {name} is what it was. The application is not healthy with that either: {error}"
         run.note(text, "error")
         return text
     run.note(f"taken back: {name} is what it was, and healthy", "warning")

@@ -150,9 +150,11 @@ def take_snapshot(run: ChangeRun, plan: RefreshPlan, target: Environment) -> Sna
                 dump.job_status,
             )
         except BackupFailedError as error:
-            _, found, reason = str(error).partition("refused: ")
+            _, found, said = str(error).partition("refused: ")
             if not found:
                 raise
+            # What follows tells of the scratch instance's end.
+            reason = said.partition("\n")[0].removeprefix("ERROR:").strip()
             run.record([GateFact(name="anonymization", verdict="fail", detail=reason, at=datetime.now(UTC))])
             raise BackupRefusedError(
                 f"{plan.environment} keeps the database that it has, nothing has left {plan.host}: {reason}"
