@@ -65,6 +65,8 @@ _TESTS: Final = {
     "a former primary that starts while the other site's server is promoted, silent, or of another "
     "cluster": "hosts/test_database_guard",
     "backups that are opened with another passphrase than the escrowed one": "backup/test_drill_instance",
+    "the whole primary site, its ledger and its storage killed, recovered by break-glass from the secondary "
+    "one": "recovery/test_disaster_procedure",
     "200 hostile confs over the API: shell, options, paths, templates, SQL, control characters, sizes, "
     "wrong types": "airflow/test_hostile_conf",
 }
