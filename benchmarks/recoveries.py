@@ -13,6 +13,8 @@ from benchmarks.rows import Row
 from benchmarks.session import ENVIRONMENT, BenchmarkError, Session
 from lab import addresses, backups, commit_writer, paths, postgres
 from lab.accounts import DATABASE_USER, ids
+from lab.airflow.settings import lab_settings
+from lab.airflow.stack import LocalAirflow
 from lab.commit_writer import DATABASE, TABLE, CommitWriter
 from lab.secrets import lab_secrets
 from lab.waiting import until
@@ -78,7 +80,8 @@ def _restored(session: Session, primary: str, moment: float) -> set[int]:
     try:
         return _numbers(str(copy["socket"]))
     finally:
-        session.client.answer(DAG_ID, run_id, QUESTION, ["Reject"])
+        with LocalAirflow(lab_settings()).client("approver") as approver:
+            approver.answer(DAG_ID, run_id, QUESTION, ["Reject"])
         session.client.await_state(DAG_ID, run_id, timeout_seconds=120)
 
 

@@ -80,7 +80,7 @@ def make_dag(environment: Environment) -> None:
                     type="string",
                     pattern=SET_PATTERN,
                     description="The set's label, as the catalog has it; empty: the newest one that was verified; "
-                    "choose: the run shows the catalog's sets, and waits until you have chosen one.",
+                    "choose: the run shows the catalog's sets, and waits until an approver has chosen one.",
                 ),
                 "source": Param(
                     "auto",

@@ -47,7 +47,8 @@ def test_a_chosen_set_becomes_a_new_database(airflow: LocalAirflow, ledger: Ledg
         details = operator.hitl_details(RESTORE, run_id, "choose_set")
         assert newest.label in details["options"]
         assert newest.label in str(details["body"])
-        operator.answer(RESTORE, run_id, "choose_set", [newest.label])
+        with airflow.client("approver") as approver:
+            approver.answer(RESTORE, run_id, "choose_set", [newest.label])
         state = operator.await_state(RESTORE, run_id, timeout_seconds=240)
         assert state == "success", str(operator.logs(RESTORE, run_id, "restore_into"))[-3000:]
         found = operator.xcom(RESTORE, run_id, "restore_into")
