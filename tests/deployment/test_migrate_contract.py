@@ -124,6 +124,7 @@ def test_migrations_are_tested_on_a_copy(operator: AirflowClient, ledger: Ledger
     assert databases() == []
 
 
+@pytest.mark.long
 def test_it_shows_then_does_it_once(operator: AirflowClient, ledger: Ledger, staging: Environment) -> None:
     state, tasks, run_id = ended(operator, CONTRACT, {"reason": REASON, "plan_only": True})
     assert (state, tasks["backup_before_change"], tasks["apply_contract"]) == ("success", "skipped", "skipped")
