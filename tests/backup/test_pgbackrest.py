@@ -167,6 +167,7 @@ def test_a_second_backup_of_another_run_is_refused(server: RepositoryServer, pgb
     assert ended(pgbackrest, f"{first}-backup").state == "done"
 
 
+@pytest.mark.long
 def test_a_storage_that_goes_down_fails_the_backup_and_leaves_no_process(
     server: RepositoryServer, pgbackrest: PgBackRest
 ) -> None:

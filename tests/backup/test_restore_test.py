@@ -80,6 +80,7 @@ def test_a_set_is_restored_to_the_manifests_moment_and_nothing_is_left(
         assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,), "the server itself was touched"
 
 
+@pytest.mark.long
 def test_a_damaged_set_an_lsn_that_is_not_there_and_a_full_disk_fail(server: RepositoryServer, backed_up: Set) -> None:
     made, lsn, now, _ = backed_up
     for late in (restored(server, made.label, "FF/0", "FF/0"), restored(server, made.label, lsn, "FF/0")):
@@ -97,6 +98,7 @@ def test_a_damaged_set_an_lsn_that_is_not_there_and_a_full_disk_fail(server: Rep
     assert not scratch_processes(server)
 
 
+@pytest.mark.long
 def test_a_killed_restore_is_made_by_the_next_try(server: RepositoryServer, backed_up: Set) -> None:
     made, lsn, now, rows = backed_up
     test, job = RestoreTest(server.environment, server.session), f"{uuid4().hex}-restore"

@@ -143,6 +143,7 @@ def test_a_backup_of_a_person_is_not_joined(
     released(run)
 
 
+@pytest.mark.long
 def test_damage_to_an_older_set_is_told_and_nothing_is_based_on_it(server: RepositoryServer, ledger: Ledger) -> None:
     first = a_run(server, ledger, 1)
     old_plan = planned(first, "full")

@@ -119,6 +119,7 @@ def test_a_decision_is_asked_at_the_terminal_and_recorded(variables: dict[str, s
     assert f"started by {person}" in started.subject
 
 
+@pytest.mark.long
 def test_another_word_than_the_option_is_a_no(variables: dict[str, str], ledger: Ledger) -> None:
     session = Session(COMMAND, variables)
     session.until("Type 'Go on'")

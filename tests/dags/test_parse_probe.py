@@ -22,6 +22,7 @@ sample()
 """
 
 
+@pytest.mark.long
 def test_sees_what_a_file_does_outside(tmp_path: Path) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()
@@ -41,6 +42,7 @@ def test_sees_what_a_file_does_outside(tmp_path: Path) -> None:
     assert len(report.seconds) == 5
 
 
+@pytest.mark.long
 def test_sees_a_dag_that_changes_with_every_parse(tmp_path: Path) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()
@@ -51,6 +53,7 @@ def test_sees_a_dag_that_changes_with_every_parse(tmp_path: Path) -> None:
     assert first != second
 
 
+@pytest.mark.long
 def test_a_clean_file_is_clean(tmp_path: Path) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()

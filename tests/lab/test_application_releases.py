@@ -57,6 +57,7 @@ def test_releases_tell_themselves_apart(app_estate: Estate) -> None:
         assert len(invoices) == 50
 
 
+@pytest.mark.long
 def test_late_5xx_and_slow_go_bad_five_seconds_after_the_first_customer(app_estate: Estate) -> None:
     failing = app_estate.migrated("v1.3.2-late-5xx")
     slow = app_estate.migrated("v1.3.3-slow")

@@ -154,6 +154,7 @@ def test_a_missing_wal_segment_bounds_what_can_be_reached(server: RestorableServ
         assert chosen.label == history.first.label
 
 
+@pytest.mark.long
 def test_a_full_disk_a_damaged_set_and_a_wrong_key_leave_nothing(server: RestorableServer, history: History) -> None:
     target = parse_target("time", history.moment.isoformat())
 

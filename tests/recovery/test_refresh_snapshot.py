@@ -78,6 +78,7 @@ def restored_text(snapshot: Snapshot) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.long
 def test_a_verified_set_becomes_a_dump_without_what_is_personal(server: RepositoryServer, ledger: Ledger) -> None:
     with server.connect() as connection:
         connection.execute("CREATE TABLE people (mail text, alias text)")

@@ -179,6 +179,7 @@ def test_killed_after_every_call_of_the_move_it_converges(
     assert missing(pair, client, primary(pair)) == []
 
 
+@pytest.mark.long
 def test_a_replica_that_does_not_have_everything_is_not_promoted(
     pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_superseded_run_is_refused_by_the_hosts(pair: SwitchEstate, ledger: Le
     second.release("over")
 
 
+@pytest.mark.long
 def test_with_the_ledger_down_only_an_emergency_goes_on_and_keeps_a_journal(
     pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
