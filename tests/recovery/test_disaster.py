@@ -38,7 +38,7 @@ class KilledError(BaseException):
 
 
 @pytest.fixture
-def estate() -> Iterator[SwitchEstate]:
+def pair() -> Iterator[SwitchEstate]:
     with pytest.MonkeyPatch.context() as patch, switch_estate(patch.setenv) as found:
         login = {"conn_type": "postgres", "login": "shop", "password": "shop"}
         patch.setenv("AIRFLOW_CONN_SEBENZA_PRODUCTION_SECONDARY_DATABASE", json.dumps(login))
@@ -53,9 +53,9 @@ def ledger(tmp_path: Any) -> Ledger:
     return found
 
 
-def two_sites(estate: SwitchEstate, **policy: Any) -> Environment:
+def two_sites(pair: SwitchEstate, **policy: Any) -> Environment:
     """The pair with db1 at the primary site; db2 and the endpoint are the secondary one's."""
-    environment = estate.environment
+    environment = pair.environment
     second = environment.secondary_site
     assert second is not None
     assert second.database is not None
@@ -78,12 +78,12 @@ def two_sites(estate: SwitchEstate, **policy: Any) -> Environment:
     )
 
 
-def out_of_reach(estate: SwitchEstate, run: ChangeRun) -> None:
+def out_of_reach(pair: SwitchEstate, run: ChangeRun) -> None:
     """From now on nobody logs in to db1."""
-    gone = estate.environment.host("db1")
+    gone = pair.environment.host("db1")
     gone = gone.model_copy(update={"ssh": gone.ssh.model_copy(update={"port": 1})})
-    hosts = tuple(gone if host.name == "db1" else host for host in estate.environment.hosts)
-    run.environment = estate.environment.model_copy(update={"hosts": hosts})
+    hosts = tuple(gone if host.name == "db1" else host for host in pair.environment.hosts)
+    run.environment = pair.environment.model_copy(update={"hosts": hosts})
 
 
 def planned(run: ChangeRun, kind: DisasterType | None = None) -> DisasterPlan:
@@ -92,12 +92,12 @@ def planned(run: ChangeRun, kind: DisasterType | None = None) -> DisasterPlan:
     return plan_recovery(run, kind, "v1", None)
 
 
-def writer(estate: SwitchEstate) -> CommitWriter:
-    return CommitWriter(estate.endpoint, "postgres", "super")
+def writer(pair: SwitchEstate) -> CommitWriter:
+    return CommitWriter(pair.endpoint, "postgres", "super")
 
 
-def missing(estate: SwitchEstate, client: CommitWriter) -> list[int]:
-    server = estate.servers["db2"]
+def missing(pair: SwitchEstate, client: CommitWriter) -> list[int]:
+    server = pair.servers["db2"]
     return [each.number for each in client.missing((server.address, server.port))]
 
 
@@ -107,18 +107,18 @@ def attempt(run: ChangeRun, plan: DisasterPlan) -> None:
         step()
 
 
-def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(estate: SwitchEstate, ledger: Ledger) -> None:
-    run = estate.run(ledger, emergency=True)
-    out_of_reach(estate, run)
-    with writer(estate) as client:
+def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(pair: SwitchEstate, ledger: Ledger) -> None:
+    run = pair.run(ledger, emergency=True)
+    out_of_reach(pair, run)
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
-        with estate.servers["db2"].connect() as connection:
+        with pair.servers["db2"].connect() as connection:
             connection.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
             connection.execute("SELECT pg_reload_conf()")
-        until(lambda: estate.servers["db2"].state().receiver is None, "the standby hears nothing any more")
+        until(lambda: pair.servers["db2"].state().receiver is None, "the standby hears nothing any more")
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
-        estate.kill("db1")
+        pair.kill("db1")
         until(lambda: client.errors, "nobody can write")
         plan = planned(run)
         assert (plan.kind, plan.site, plan.unfenceable) == (DisasterType.FAILOVER, Verdict.LOST, ("db1",))
@@ -129,7 +129,7 @@ def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(estate: SwitchEs
         attempt(run, plan)
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on, at the other site")
-    lost = missing(estate, client)
+    lost = missing(pair, client)
     kept = [each for each in client.acknowledged if each.number not in lost and each.at < client.errors[0][0]]
     late = [each for each in client.acknowledged if each.number in lost and each.at > kept[-1].at + plan.loss.seconds]
     assert lost
@@ -141,34 +141,35 @@ def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(estate: SwitchEs
     assert ledger.audit.entries(environment="production", action="database.left_unfenced")[0].subject == "db1"
 
     # It comes back, as the primary that it was: the endpoint of the other site gives it nobody.
-    assert "started" in estate.control("start", "db1")
-    until(lambda: estate.servers["db1"].state().is_primary, "it is back, a primary")
-    with writer(estate) as client:
+    assert "started" in pair.control("start", "db1")
+    until(lambda: pair.servers["db1"].state().is_primary, "it is back, a primary")
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
-    assert missing(estate, client) == []
+    assert missing(pair, client) == []
     # And a run that is tried again, or a new one, says so instead of calling it proven.
-    run.environment = estate.environment
+    run.environment = pair.environment
     with pytest.raises(Exception, match=r"one_primary: db1 is a primary on timeline 1.*db2 is a primary on timeline 2"):
         verify_recovery(run, plan)
     # The next fence finds it, and stops it for good.
     run.begin_attempt("disaster recovery", 120)
     fence_site(run, plan, "lindiwe")
-    assert "ERROR" in estate.control("start", "db1")
-    assert estate.servers["db1"].state().has_signal
+    assert "ERROR" in pair.control("start", "db1")
+    assert pair.servers["db1"].state().has_signal
     verify_recovery(run, plan)
 
 
+@pytest.mark.long
 def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = estate.run(ledger, emergency=True)
-    estate.kill("db1")
+    run = pair.run(ledger, emergency=True)
+    pair.kill("db1")
     attempt(run, planned(run))
     run.release("over")
-    back = estate.run(ledger)
+    back = pair.run(ledger)
     start_record(back, "failback")
     back.acquire("failback", 120, 0)
-    with writer(estate) as client:
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes at the other site")
         plan = plan_failback(back, "v1")
         assert (plan.from_site, plan.to_site, plan.database.old, plan.database.new) == (
@@ -179,7 +180,7 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
         )
         back.begin_attempt("failback", 120)
         assert "rewound" in resynchronize(back, plan, "lindiwe")
-        assert estate.servers["db1"].state().is_streaming
+        assert pair.servers["db1"].state().is_streaming
         calls, deadly, kills = 0, 1, 0
 
         def counted(what: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,7 +199,7 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
             monkeypatch.setattr(pair_module.Pair, name, counted(getattr(pair_module.Pair, name)))
         number = int(back.holder.run_id.partition("__")[2])
         while True:
-            back = estate.run(ledger, number)
+            back = pair.run(ledger, number)
             back.begin_attempt("failback", 120)
             try:
                 move_back(back, plan)
@@ -213,15 +214,16 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
         restore_replication(back, plan, "lindiwe")
     print(f"\nkilled {kills} times; longest gap {client.longest_gap_seconds:.1f} s")
     assert kills >= 4
-    one, two = (estate.servers[name] for name in ("db1", "db2"))
+    one, two = (pair.servers[name] for name in ("db1", "db2"))
     assert (one.state().is_primary, two.state().is_streaming) == (True, True)
     assert not two.state().slots, "a replica that keeps a slot keeps WAL for ever"
     for server in (one, two):
         until(lambda server=server: not client.missing((server.address, server.port)), f"{server.name} has all", 10)
 
 
+@pytest.mark.long
 def test_killed_after_every_call_it_converges_and_loses_what_it_has_counted(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, deadly = 0, 1
 
@@ -237,11 +239,11 @@ def test_killed_after_every_call_it_converges_and_loses_what_it_has_counted(
 
         return call
 
-    run = estate.run(ledger, emergency=True)
+    run = pair.run(ledger, emergency=True)
     number = int(run.holder.run_id.partition("__")[2])
-    with writer(estate) as client:
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
-        estate.kill("db1")
+        pair.kill("db1")
         plan = planned(run)
         assert plan.kind is DisasterType.FAILOVER
         assert plan.loss.commits is not None
@@ -250,7 +252,7 @@ def test_killed_after_every_call_it_converges_and_loses_what_it_has_counted(
         kills = 0
         while True:
             try:
-                run = estate.run(ledger, number, emergency=True)
+                run = pair.run(ledger, number, emergency=True)
                 assert plan_recovery(run, None, "", None) == plan
                 attempt(run, plan)
             except KilledError:
@@ -259,18 +261,19 @@ def test_killed_after_every_call_it_converges_and_loses_what_it_has_counted(
                 break
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on, at the other site")
-    print(f"\nkilled {kills} times; shown {plan.loss.words}, lost {len(missing(estate, client))}")
+    print(f"\nkilled {kills} times; shown {plan.loss.words}, lost {len(missing(pair, client))}")
     assert kills >= 4
-    assert len(missing(estate, client)) <= plan.loss.commits
-    assert estate.servers["db2"].state().timeline == 2, "it was promoted once"
-    assert estate.servers["db1"].state().running != "yes"
+    assert len(missing(pair, client)) <= plan.loss.commits
+    assert pair.servers["db2"].state().timeline == 2, "it was promoted once"
+    assert pair.servers["db1"].state().running != "yes"
 
 
+@pytest.mark.long
 def test_a_server_that_lives_out_of_reach_ends_the_run_before_anything_is_promoted(
-    estate: SwitchEstate, ledger: Ledger
+    pair: SwitchEstate, ledger: Ledger
 ) -> None:
-    run = estate.run(ledger, emergency=True)
-    out_of_reach(estate, run)
+    run = pair.run(ledger, emergency=True)
+    out_of_reach(pair, run)
     # The endpoint knows that it lives, so nothing is recommended; asked for all the same, it is refused.
     with pytest.raises(DisasterRefusedError, match=r"nothing was changed.*takes writes"):
         planned(run)
@@ -279,27 +282,28 @@ def test_a_server_that_lives_out_of_reach_ends_the_run_before_anything_is_promot
     run.begin_attempt("disaster recovery", 120)
     with pytest.raises(DisasterRefusedError, match="db1 at primary take connections, can't be stopped"):
         fence_site(run, plan, "lindiwe")
-    assert estate.servers["db1"].state().is_primary
-    assert estate.servers["db2"].state().is_standby
+    assert pair.servers["db1"].state().is_primary
+    assert pair.servers["db2"].state().is_standby
     gates = load(ledger, run.holder.dag_id, run.holder.run_id).gates
     assert [gate.verdict for gate in gates if gate.name == "old_site_fenced"] == ["fail"]
 
 
+@pytest.mark.long
 def test_a_late_standby_is_not_recommended_and_of_two_recoveries_the_later_one_counts(
-    estate: SwitchEstate, ledger: Ledger
+    pair: SwitchEstate, ledger: Ledger
 ) -> None:
-    first = estate.run(ledger, emergency=True)
-    with writer(estate) as client:
+    first = pair.run(ledger, emergency=True)
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
     # The replay is held up, and the primary dies.
-    estate.servers["db2"].query("SELECT pg_wal_replay_pause()")
-    until(lambda: estate.servers["db2"].query("SELECT pg_get_wal_replay_pause_state()") == "paused", "it is paused")
-    with writer(estate) as client:
+    pair.servers["db2"].query("SELECT pg_wal_replay_pause()")
+    until(lambda: pair.servers["db2"].query("SELECT pg_get_wal_replay_pause_state()") == "paused", "it is paused")
+    with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 200, "it writes")
-    estate.kill("db1")
-    estate.environment = two_sites(estate, maximum_lag_seconds=1)
-    first.environment = estate.environment
-    found = databases(estate.environment, "primary", "secondary")
+    pair.kill("db1")
+    pair.environment = two_sites(pair, maximum_lag_seconds=1)
+    first.environment = pair.environment
+    found = databases(pair.environment, "primary", "secondary")
     assert set(found.states) == {"db1", "db2"}
     with pytest.raises(DisasterRefusedError, match=r"can't take over: it is \d+ s behind"):
         planned(first)
@@ -307,26 +311,27 @@ def test_a_late_standby_is_not_recommended_and_of_two_recoveries_the_later_one_c
     assert any("replay is paused" in line for line in plan.warnings)
     first.begin_attempt("disaster recovery", 120)
 
-    second = estate.run(ledger, emergency=True)
+    second = pair.run(ledger, emergency=True)
     again = planned(second, DisasterType.FAILOVER)
     with pytest.raises(FencedOffError):
         fence_site(first, plan, "lindiwe")
     with pytest.raises(FencedOffError):
         promote_standby(first, plan)
-    assert estate.servers["db2"].state().is_standby
+    assert pair.servers["db2"].state().is_standby
     attempt(second, again)
-    assert estate.servers["db2"].state().is_primary
+    assert pair.servers["db2"].state().is_primary
     # What was received, and only held up, is not lost.
-    assert missing(estate, client) == []
+    assert missing(pair, client) == []
 
 
+@pytest.mark.long
 def test_with_ledger_and_site_gone_it_keeps_a_journal_and_a_later_run_ends_it(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("SEBENZA_JOURNAL", str(tmp_path / "journal"))
-    estate.kill("db1")
-    run = estate.run(ledger, emergency=True)
-    out_of_reach(estate, run)
+    pair.kill("db1")
+    run = pair.run(ledger, emergency=True)
+    out_of_reach(pair, run)
     run.ledger = open_journal(run.holder.dag_id, run.holder.run_id)
     # Nobody has written: how far the standby is behind can't be told, and so nothing is recommended.
     plan = planned(run, DisasterType.FAILOVER)
@@ -335,11 +340,11 @@ def test_with_ledger_and_site_gone_it_keeps_a_journal_and_a_later_run_ends_it(
     hold_attempt(run, "disaster recovery", 120)
     fence_site(run, plan, "lindiwe")
     promote_standby(run, plan)
-    assert estate.servers["db2"].state().is_primary
+    assert pair.servers["db2"].state().is_primary
     run.release("over")
 
-    other = estate.run(ledger, emergency=True)
-    out_of_reach(estate, other)
+    other = pair.run(ledger, emergency=True)
+    out_of_reach(pair, other)
     other.ledger = open_journal(other.holder.dag_id, other.holder.run_id)
     planned(other, DisasterType.FAILOVER)
     with pytest.raises(ChangeRefusedError, match="has changed production since"):

@@ -63,7 +63,7 @@ archive_command = 'pgbackrest --config={root}/pgbackrest.conf --stanza=main arch
 
 
 @pytest.fixture(scope="module")
-def estate() -> Iterator[SwitchEstate]:
+def pair() -> Iterator[SwitchEstate]:
     """The pair of the switch's tests, archived by pgBackRest."""
     with pytest.MonkeyPatch.context() as patch, switch_estate(patch.setenv) as found:
         repository = found.root / "repository"
@@ -98,8 +98,8 @@ def estate() -> Iterator[SwitchEstate]:
         yield found
 
 
-def pgbackrest(estate: SwitchEstate, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    config = estate.servers["db1"].root / "pgbackrest.conf"
+def pgbackrest(pair: SwitchEstate, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    config = pair.servers["db1"].root / "pgbackrest.conf"
     done = as_owner(["pgbackrest", f"--config={config}", "--stanza=main", *options, command])
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -112,20 +112,20 @@ def ledger(tmp_path: Path) -> Ledger:
     return found
 
 
-def a_run(estate: SwitchEstate, ledger: Ledger, number: int | None = None) -> ChangeRun:
+def a_run(pair: SwitchEstate, ledger: Ledger, number: int | None = None) -> ChangeRun:
     """A new run, or one of before, tried again."""
     holder = Holder("restore_point_in_time.production", f"manual__{number or next(_numbers)}", "thandi")
-    return ChangeRun(ledger, estate.environment, holder, conf={})
+    return ChangeRun(ledger, pair.environment, holder, conf={})
 
 
-def a_play(estate: SwitchEstate, ledger: Ledger, patch: pytest.MonkeyPatch, target: dict[str, Any]) -> Tasks:
+def a_play(pair: SwitchEstate, ledger: Ledger, patch: pytest.MonkeyPatch, target: dict[str, Any]) -> Tasks:
     """The tasks of a new run."""
     params = {"exclusive": False, "timeline": 0, "set": "", "plan_only": False, "reason": "a test of it", **target}
-    return Tasks(estate.environment, ledger, a_run(estate, ledger).holder, params, patch)
+    return Tasks(pair.environment, ledger, a_run(pair, ledger).holder, params, patch)
 
 
-def beside(estate: SwitchEstate, what: str) -> list[Path]:
-    return sorted(estate.servers["db1"].root.glob(f"data.{what}-*"))
+def beside(pair: SwitchEstate, what: str) -> list[Path]:
+    return sorted(pair.servers["db1"].root.glob(f"data.{what}-*"))
 
 
 def prepared(run: ChangeRun, moment: float) -> tuple[PointPlan, RestoredPoint]:
@@ -151,9 +151,9 @@ def completed(run: ChangeRun, plan: PointPlan, restored: RestoredPoint) -> str:
     return summary
 
 
-def written(estate: SwitchEstate) -> tuple[CommitWriter, float]:
+def written(pair: SwitchEstate) -> tuple[CommitWriter, float]:
     """A writer that has written until a moment and beyond, and the moment."""
-    with CommitWriter(estate.endpoint, "postgres", "super") as client:
+    with CommitWriter(pair.endpoint, "postgres", "super") as client:
         until(lambda: len(client.acknowledged) > 50, "it writes")
         moment = time.time()
         now = len(client.acknowledged)
@@ -161,8 +161,8 @@ def written(estate: SwitchEstate) -> tuple[CommitWriter, float]:
     return client, moment
 
 
-def wrong_rows(estate: SwitchEstate, client: CommitWriter, moment: float, name: str) -> int:
-    server = estate.servers[name]
+def wrong_rows(pair: SwitchEstate, client: CommitWriter, moment: float, name: str) -> int:
+    server = pair.servers[name]
     return client.wrong_rows(client.numbers((server.address, server.port)), moment).count
 
 
@@ -171,17 +171,17 @@ class KilledError(BaseException):
 
 
 def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
-    estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, moment = written(estate)
+    client, moment = written(pair)
     target = {"target_type": "time", "target": datetime.fromtimestamp(moment, UTC).isoformat()}
     with monkeypatch.context() as patch:
-        steps = a_play(estate, ledger, patch, target)
+        steps = a_play(pair, ledger, patch, target)
         plan = PointPlan.model_validate(steps.do(PlanPointRestoreOperator, "plan_restore"))
         found = steps.do(RestoreBesideOperator, "restore_beside", plan=steps.left["plan_restore"])
         restored = RestoredPoint.model_validate(found)
         assert "lab_writer public.commits" in restored.text
-        (copy,) = beside(estate, "restored")
+        (copy,) = beside(pair, "restored")
         approved = {"plan": steps.left["plan_restore"], "copy": found, "approved_by": "lindiwe"}
         steps.do(ExchangeClusterOperator, "exchange_cluster", **approved)
         steps.do(RebuildReplicaOperator, "rebuild_replica", **approved)
@@ -191,20 +191,20 @@ def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
     assert "make a full backup now" in summary
     assert ledger.leases.current("production") is None
     for name in ("db1", "db2"):
-        until(lambda name=name: not wrong_rows(estate, client, moment, name), f"{name} has exactly the rows", 20)
-    states = {name: server.state() for name, server in estate.servers.items()}
+        until(lambda name=name: not wrong_rows(pair, client, moment, name), f"{name} has exactly the rows", 20)
+    states = {name: server.state() for name, server in pair.servers.items()}
     assert states["db1"].is_primary
     assert states["db1"].timeline == restored.timeline > plan.timeline
     assert states["db2"].is_streaming
     assert not copy.exists()
     assert not Path(restored.socket).exists()
-    kept = beside(estate, "before")[0]
+    kept = beside(pair, "before")[0]
     assert (kept / "standby.signal").exists(), "started by mistake it would be a second primary"
     assert ledger.deployments.get(steps.holder.dag_id, steps.holder.run_id).outcome is Outcome.SUCCEEDED
 
     # What was there before can be come back to, by the restore point and the former timeline; and the new one is whole.
     way_back = {"target_type": "name", "target": f"sebenza_before_{plan.key[:12]}", "timeline": plan.timeline}
-    again = a_run(estate, ledger)
+    again = a_run(pair, ledger)
     take_lease(again, "restore")
     back = begin(again, {**way_back, "exclusive": False})
     found = restore_beside(again, back, "a test of the restore", {})
@@ -215,41 +215,43 @@ def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
         again, ["approve_exchange"], plan_only=False, may_settle=True
     )
     again.release("over")
-    assert not beside(estate, "restored")
+    assert not beside(pair, "restored")
 
 
-def test_a_cluster_that_does_not_start_is_taken_back(estate: SwitchEstate, ledger: Ledger) -> None:
-    client, moment = written(estate)
-    run = a_run(estate, ledger)
+@pytest.mark.long
+def test_a_cluster_that_does_not_start_is_taken_back(pair: SwitchEstate, ledger: Ledger) -> None:
+    client, moment = written(pair)
+    run = a_run(pair, ledger)
     plan, restored = prepared(run, moment)
-    (copy,) = beside(estate, "restored")
+    (copy,) = beside(pair, "restored")
     with (copy / "postgresql.auto.conf").open("a") as settings:
         settings.write("no_such_setting = 1\n")
     run.begin_attempt("restore", 120)
     with pytest.raises(ExchangeFailedError, match="The database is as it was before"):
         exchange(run, plan, restored, "lindiwe")
-    state = estate.servers["db1"].state()
+    state = pair.servers["db1"].state()
     assert state.is_primary
     assert state.timeline == plan.timeline
     assert not state.has_signal
-    server = estate.servers["db1"]
+    server = pair.servers["db1"]
     assert client.missing((server.address, server.port)) == []
-    until(lambda: estate.servers["db2"].state().is_streaming, "the replica follows as before", 30)
-    with CommitWriter(estate.endpoint, "postgres", "super") as after:
+    until(lambda: pair.servers["db2"].state().is_streaming, "the replica follows as before", 30)
+    with CommitWriter(pair.endpoint, "postgres", "super") as after:
         until(lambda: len(after.acknowledged) > 10, "clients write on")
     run.begin_attempt("restore", 120)
     finish(run, ["exchange_cluster"], plan_only=False, may_settle=True)
     assert ledger.deployments.get(run.holder.dag_id, run.holder.run_id).outcome is Outcome.ROLLED_BACK
-    assert not beside(estate, "restored")
+    assert not beside(pair, "restored")
     run.release("over")
 
 
-def test_killed_on_its_way_it_goes_on(estate: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+def test_killed_on_its_way_it_goes_on(pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed right after the server was stopped, and again right after the directories were exchanged."""
-    client, moment = written(estate)
-    run = a_run(estate, ledger)
+    client, moment = written(pair)
+    run = a_run(pair, ledger)
     plan, restored = prepared(run, moment)
-    same = a_run(estate, ledger, int(run.holder.run_id.removeprefix("manual__")))
+    same = a_run(pair, ledger, int(run.holder.run_id.removeprefix("manual__")))
 
     def deadly(what: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -264,8 +266,8 @@ def test_killed_on_its_way_it_goes_on(estate: SwitchEstate, ledger: Ledger, monk
             same.begin_attempt("restore", 120)
             with pytest.raises(KilledError):
                 exchange(same, plan, restored, "lindiwe")
-    assert not (copy := beside(estate, "restored")), f"{copy} was not exchanged"
-    assert estate.servers["db1"].state().running == "no"
+    assert not (copy := beside(pair, "restored")), f"{copy} was not exchanged"
+    assert pair.servers["db1"].state().running == "no"
     completed(same, plan, restored)
     for name in ("db1", "db2"):
-        until(lambda name=name: not wrong_rows(estate, client, moment, name), f"{name} has exactly the rows", 20)
+        until(lambda name=name: not wrong_rows(pair, client, moment, name), f"{name} has exactly the rows", 20)
