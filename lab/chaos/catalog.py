@@ -37,7 +37,6 @@ SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in g
 SELECTED: Final = (
     "release-fails-late",
     "task-killed-inside-the-bake",
-    "lb2-ssh-cut-after-the-first-switch",
     "rolling-second-host-fails",
 )
 

@@ -26,7 +26,7 @@ from sebenza_ops.ledger import Holder, Ledger, Outcome
 from sebenza_ops.systems.object_store import ObjectStorage
 from tests.deployment.test_lease_procedures import ended
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 DEPLOY, ROLLBACK = "deploy_blue_green.production", "rollback.production"
 REASON = "orders are written twice since the deployment"
@@ -189,7 +189,6 @@ def not_taken(ledger: Ledger, run_id: str) -> bool:
     return any(run_id in entry.subject and "is the requester" in entry.detail["reason"] for entry in entries)
 
 
-@pytest.mark.long
 def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
@@ -212,7 +211,6 @@ def test_a_rejection_leaves_the_database_and_traffic_stays_back(
     assert ledger.leases.current_reservation("production") is None
 
 
-@pytest.mark.long
 def test_without_a_backup_or_after_a_contract_migration_it_is_refused_and_traffic_is_back(
     operator: AirflowClient, ledger: Ledger, estate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

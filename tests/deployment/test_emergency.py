@@ -22,7 +22,7 @@ from sebenza_ops.ledger.journal import pending_journals
 from tests.deployment.test_lease_procedures import ended
 from tests.deployment.test_rollback_procedure import DEPLOY, REASON, ROLLBACK, deploy, forgive, live
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 LEDGER_DIR = paths.LAB_DIR / "ledger"
 GONE = paths.LAB_DIR / "ledger.gone"
@@ -117,7 +117,6 @@ def test_with_the_ledger_down_traffic_goes_back_and_the_journal_is_carried_over(
     assert seen_token(estate) > on_hosts
 
 
-@pytest.mark.long
 def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_what_is_on_the_host(
     operator: AirflowClient, ledger: Ledger, faults: ModuleType
 ) -> None:
@@ -136,7 +135,6 @@ def test_with_ledger_storage_and_metrics_down_a_stopped_color_is_started_from_wh
     assert good.release_id.startswith("v1.0.0-")
 
 
-@pytest.mark.long
 def test_with_storage_cut_off_a_warm_color_gets_traffic_at_once(
     operator: AirflowClient, ledger: Ledger, faults: ModuleType
 ) -> None:
@@ -150,7 +148,6 @@ def test_with_storage_cut_off_a_warm_color_gets_traffic_at_once(
     assert seconds < 5
 
 
-@pytest.mark.long
 def test_beside_a_running_airflow_and_with_the_ledger_down_break_glass_shares_nothing_with_it(
     operator: AirflowClient, ledger: Ledger
 ) -> None:
@@ -168,7 +165,6 @@ def test_beside_a_running_airflow_and_with_the_ledger_down_break_glass_shares_no
     assert ledger.deployments.recent("staging")[0].outcome is Outcome.SUCCEEDED
 
 
-@pytest.mark.long
 def test_without_any_airflow_service_break_glass_goes_back_past_another_runs_lease(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:

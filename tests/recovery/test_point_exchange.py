@@ -37,7 +37,7 @@ from tests.postgres_pair import as_owner, until
 from tests.recovery.estate import SwitchEstate, switch_estate
 from tests.recovery.tasks import Tasks
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]
 
 _numbers = itertools.count(1)
 PGBACKREST = """
@@ -218,7 +218,6 @@ def test_the_restored_cluster_takes_the_place_and_the_replica_follows(
     assert not beside(pair, "restored")
 
 
-@pytest.mark.long
 def test_a_cluster_that_does_not_start_is_taken_back(pair: SwitchEstate, ledger: Ledger) -> None:
     client, moment = written(pair)
     run = a_run(pair, ledger)
@@ -245,7 +244,6 @@ def test_a_cluster_that_does_not_start_is_taken_back(pair: SwitchEstate, ledger:
     run.release("over")
 
 
-@pytest.mark.long
 def test_killed_on_its_way_it_goes_on(pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed right after the server was stopped, and again right after the directories were exchanged."""
     client, moment = written(pair)

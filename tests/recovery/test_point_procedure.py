@@ -20,7 +20,7 @@ from lab.waiting import until
 from sebenza_ops.ledger import Ledger
 from tests.deployment.test_lease_procedures import ended
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 DAG_ID = "restore_point_in_time.production"
 QUESTION, APPROVE = "approve_exchange", "Exchange the database"
@@ -114,7 +114,6 @@ def test_the_database_goes_back_to_a_moment_after_an_approval(
     assert checker.check("production").problems == []
 
 
-@pytest.mark.long
 def test_a_rejected_copy_is_removed_and_nothing_was_changed(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:

@@ -19,7 +19,7 @@ from sebenza_ops.ledger import Ledger
 from tests.deployment.test_lease_procedures import ended
 from tests.schedules import switched_on
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 BACKUP, REFRESH = "backup_database.production", "refresh_staging.staging"
 PRODUCTION, STAGING = ENVIRONMENTS["production"].database_name, ENVIRONMENTS["staging"].database_name
@@ -114,7 +114,6 @@ def test_staging_gets_productions_rows_and_nobodys_name(
     assert PERSON not in told
 
 
-@pytest.mark.long
 def test_a_new_column_that_looks_personal_stops_it(operator: AirflowClient, ledger: Ledger) -> None:
     there = all_of_staging()
     with in_production() as cursor:
@@ -132,7 +131,6 @@ def test_a_new_column_that_looks_personal_stops_it(operator: AirflowClient, ledg
     assert ledger.leases.current("production.backup") is None
 
 
-@pytest.mark.long
 def test_an_application_that_does_not_come_back_gets_its_database_back(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger, faults: ModuleType
 ) -> None:
