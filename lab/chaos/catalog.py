@@ -33,7 +33,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "The database's primary": switches.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
-# Short ones that between them use every way out of a deployment.
+# For `make test`: a bad release, a killed task, and a standard deployment that goes back.
 SELECTED: Final = (
     "release-fails-late",
     "task-killed-inside-the-bake",
