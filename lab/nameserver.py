@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,12 +86,16 @@ def ask(server: str, name: str) -> list[str]:
     return sorted(str(item) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.A for item in rrset)
 
 
+def _answers(server: str, name: str) -> bool:
+    return bool(ask(server, name))
+
+
 def await_answers() -> None:
     """Wait until both servers answer for every environment. Raises LabError that names who does not."""
     for server in (AUTHORITATIVE, RESOLVER):
         for environment in ENVIRONMENTS.values():
             name = environment.hostname
-            until(lambda s=server, n=name: bool(ask(s, n)), f"{server}: answers for {name}", 20)  # type: ignore[misc]
+            until(partial(_answers, server, name), f"{server}: answers for {name}", 20)
 
 
 def reset() -> None:

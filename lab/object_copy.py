@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from lab import paths, tls
@@ -68,7 +69,11 @@ def start_over() -> None:
     # The round that was under way may have copied half of it.
     for _ in range(2):
         before = completed_at()
-        until(lambda before=before: completed_at() > before, f"{COPY}: a whole round of copying", ROUND_SECONDS)  # type: ignore[misc]
+        until(partial(_is_past, before), f"{COPY}: a whole round of copying", ROUND_SECONDS)
+
+
+def _is_past(moment: str) -> bool:
+    return completed_at() > moment
 
 
 def completed_at() -> str:

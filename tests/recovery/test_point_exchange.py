@@ -94,6 +94,7 @@ def pair() -> Iterator[SwitchEstate]:
         found.environment = found.environment.model_copy(update={"policies": policies})
         pgbackrest(found, "stanza-create")
         pgbackrest(found, "backup", "--type=full", "--no-expire-auto", "--repo1-retention-full=9")
+        # pgBackRest tells whole seconds: only a later one is after the set.
         time.sleep(1.2)
         yield found
 

@@ -75,6 +75,7 @@ def test_the_database_goes_back_to_a_moment_after_an_approval(
         made = backups.run(primary, "--type=full", "backup", timeout_seconds=180)
         assert made.returncode == 0, made.stdout + made.stderr
         until(lambda: len(writer.acknowledged) > 200, "it writes")
+        # pgBackRest tells whole seconds: only a later one is after the set.
         time.sleep(1.2)
         moment = time.time()
         now = len(writer.acknowledged)
@@ -123,6 +124,7 @@ def test_a_rejected_copy_is_removed_and_nothing_was_changed(
         started = cursor.fetchone()
     made = backups.run(primary, "--type=full", "backup", timeout_seconds=180)
     assert made.returncode == 0, made.stdout + made.stderr
+    # pgBackRest tells whole seconds: only a later one is after the set.
     time.sleep(1.2)
     run_id = asked(operator, time.time())
     assert beside(primary, "restored")
