@@ -12,7 +12,7 @@ import psutil
 
 from lab import addresses, application_hosts, checker, estate, faults, inventory, paths, postgres
 from lab.addresses import MAILBOX_HTTP_PORT
-from lab.airflow.client import FINISHED_RUN, AirflowApiError
+from lab.airflow.client import FINISHED_RUN, AirflowRefusedError
 from lab.airflow.stack import LocalAirflow
 from lab.chaos.drill import Drill
 from lab.chaos.records import Records
@@ -119,7 +119,11 @@ class Stage:
         self._wake_paused_processes()
         for dag_id in (DEPLOY, STANDARD, ROLLBACK, SWITCH, STAGING, STOP):
             for row in self.client.dag_runs(dag_id, limit=50):
-                if row["state"] in FINISHED_RUN or _starts_later(row):
+                if row["state"] in FINISHED_RUN:
+                    continue
+                if _starts_later(row):
+                    # It would come due in the middle of a scenario.
+                    self._take_off(row["dag_run_id"])
                     continue
                 self.say(f"ending {dag_id} {row['dag_run_id']}, which is {row['state']}")
                 run = Run(self.client, self.airflow.supervision, self.records, dag_id, row["dag_run_id"])
@@ -167,11 +171,16 @@ class Stage:
         drill.stack.close()
         for run in drill.runs:
             for number in range(4):
-                stop = f"after__{run.run_id}__{number}"
-                try:
-                    self.admin.request("DELETE", f"/dags/{STOP}/dagRuns/{stop}")
-                except AirflowApiError:
+                if not self._take_off(f"after__{run.run_id}__{number}"):
                     break
+
+    def _take_off(self, stop: str) -> bool:
+        """Remove a stop that waits for its time; says whether there was one."""
+        try:
+            self.admin.request("DELETE", f"/dags/{STOP}/dagRuns/{stop}")
+        except AirflowRefusedError:
+            return False
+        return True
 
     def remove_release(self, host: str, version: str) -> None:
         """Remove a release that is not live from a host, so that a deployment must install it."""

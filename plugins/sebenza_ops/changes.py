@@ -30,6 +30,7 @@ from sebenza_ops.ledger import (
     ReservationHeld,
     RunSuperseded,
     ledger_or_journal,
+    past_housekeeping,
     reconcile_pending,
 )
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, read_tokens
@@ -155,11 +156,13 @@ class ChangeRun:
         """Take the lease with a token above the hosts' highest.
 
         A freeze counts at a run's beginning only: what has begun must be able to settle.
+        A change waits for housekeeping that has the lease just now, as `past_housekeeping` does.
         Raises ChangeRefusedError when another run holds it, or changed the environment after this run's first attempt,
         or the environment is frozen.
         """
-        try:
-            lease = self.ledger.leases.acquire(
+
+        def take() -> Lease:
+            return self.ledger.leases.acquire(
                 self.lease_name,
                 self.holder,
                 purpose,
@@ -170,6 +173,9 @@ class ChangeRun:
                 respect_reservation=kind is not LeaseKind.HOUSEKEEPING and not self.is_emergency,
                 respect_freeze=respect_freeze,
             )
+
+        try:
+            lease = past_housekeeping(take) if kind is LeaseKind.CHANGE else take()
         except (LeaseHeld, ReservationHeld) as error:
             raise ChangeRefusedError(str(error), is_for_now=True) from error
         except (EnvironmentFrozen, RunSuperseded) as error:

@@ -137,8 +137,9 @@ def test_a_half_applied_migration_is_reported_with_what_to_do(app_estate: Estate
 def test_a_failing_migration_is_no_matter_of_locks(app_estate: Estate, make_host: MakeHost) -> None:
     old = app_estate.migrated("v1.0.0")
     host = make_host(app_estate.color("v1.3.5-bad-migration", old.database))
-    with pytest.raises(RemoteCommandError, match="invoices_minimum"):
+    with pytest.raises(RemoteCommandError, match="invoices_minimum") as raised:
         host.expand(lambda _: pytest.fail("it was tried again"))
+    assert raised.value.__cause__ is not raised.value, "the error is its own cause: who follows the causes never ends"
     assert read_schema(host.environment).revision == 2
 
 

@@ -88,6 +88,14 @@ def test_refused_run_says_why_and_wakes_nobody_up(ledger: Ledger, mailbox: Runni
     assert mailbox.messages("pagerduty") == []
 
 
+def test_an_error_that_was_raised_from_itself_is_told(ledger: Ledger) -> None:
+    error = TimeoutError("lb2 did not answer in 5 s")
+    error.__cause__ = error
+    on_task_failure(_context(None, exception=error))
+    [entry] = ledger.evidence.entries(DAG_ID, RUN_ID)
+    assert entry.payload["error_chain"] == ["TimeoutError"]
+
+
 def test_mapped_task_is_named_with_its_index(ledger: Ledger) -> None:
     context = _context(None, exception=None)
     context["task_instance"] = RanTask(None, "deploy", map_index=1)

@@ -14,6 +14,7 @@ from sebenza_ops.ledger.errors import (
     ReservationHeld,
     RunSuperseded,
 )
+from sebenza_ops.ledger.housekeeping import past_housekeeping
 from sebenza_ops.ledger.journal import TOKEN_GAP, find_journal, ledger_or_journal
 from sebenza_ops.ledger.masking import mask_object, mask_text
 from sebenza_ops.ledger.reconcile import reconcile_pending
@@ -73,5 +74,6 @@ __all__ = [
     "ledger_or_journal",
     "mask_object",
     "mask_text",
+    "past_housekeeping",
     "reconcile_pending",
 ]

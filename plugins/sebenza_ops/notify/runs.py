@@ -146,11 +146,12 @@ def run_link(dag_id: str, run_id: str) -> str | None:
 
 def error_chain(error: BaseException | None) -> list[str]:
     """Return the names of an error's types, the error's own first, then those that it was raised from."""
-    names = []
-    while error is not None:
-        names.append(type(error).__name__)
+    chain: list[BaseException] = []
+    # Python allows an error that was raised from itself; the callback must end all the same.
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__
-    return names
+    return [type(link).__name__ for link in chain]
 
 
 def _task_errors(ledger: Ledger, run: Run) -> list[EvidenceEntry]:

@@ -141,7 +141,10 @@ class ApplicationMigrations:
         try:
             result = session.run_script("app_migrate", arguments, timeout_seconds=float(policy.timeout_seconds))
         except RemoteCommandError as error:
-            raise migration_error(error) from error
+            meant = migration_error(error)
+            if meant is error:
+                raise
+            raise meant from error
         return parse_applied(session.host.name, result.stdout)
 
 
