@@ -32,4 +32,5 @@ def airflow() -> Iterator[LocalAirflow]:
     local.up()
     yield local
     if not was_running:
-        local.down()
+        # Nobody goes on with it: its components need no time to end well.
+        local.supervision.kill()

@@ -40,7 +40,7 @@ def own_airflow() -> Iterator[tuple[LocalAirflow, Report]]:
         try:
             yield airflow, airflow.up()
         finally:
-            airflow.down()
+            airflow.supervision.kill()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def installation(estate: Any) -> Iterator[Installation]:
             try:
                 yield Installation(airflow, ledger, airflow.up())
             finally:
-                airflow.down()
+                airflow.supervision.kill()
                 estate.reset("staging")
     finally:
         database.stop()

@@ -123,6 +123,8 @@ def test_a_planned_switch_under_load_loses_nothing(operator: AirflowClient, ledg
     assert roles()[old]
 
 
+# `test_switch` kills a primary in each run, without Airflow.
+@pytest.mark.long
 def test_a_dead_primary_is_replaced_and_is_no_primary_when_it_is_back(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
