@@ -1,4 +1,4 @@
-"""`python -m lab.compose`: builds and boots docker-compose.yaml, and deploys on it while a worker is killed.
+"""`python -m lab.compose`: builds and boots docker-compose.yaml, deploys on it while a worker is killed, restores it.
 
 Needs a container engine (`make compose-test` brings one). Writes `build/compose.json`, and leaves nothing running.
 """
@@ -15,10 +15,11 @@ from typing import Any
 
 from lab import paths
 from lab.airflow.client import AirflowApiError
-from lab.compose.deployment import deploy_with_a_killed_worker
+from lab.compose.deployment import create_users, deploy_with_a_killed_worker
 from lab.compose.project import ComposeError, Project, docker
 from lab.compose.rules import check_containers
 from lab.compose.systemd import check_services
+from lab.compose.upkeep import keep_up
 from sebenza_ops.systems.errors import OutsideSystemError
 
 RESULT = paths.CHECKOUT / "build" / "compose.json"
@@ -82,8 +83,10 @@ def _run(project: Project, timed: Timed) -> dict[str, Any]:
     services = [name for name in project("config", "--services").split() if name not in (*LAB, "prepare")]
     timed.part("booting the installation", lambda: _boot(project, services, say))
     timed.part("looking into the containers", lambda: check_containers(project, services, say))
-    deployed = timed.part("deploying", lambda: deploy_with_a_killed_worker(project, say))
-    return {"images": _sizes(), "containers": len(services) + len(LAB), **deployed}
+    password = create_users(project, say)
+    deployed = timed.part("deploying", lambda: deploy_with_a_killed_worker(project, password, say))
+    kept = timed.part("scaling, backing up and restoring", lambda: keep_up(project, password, services, say))
+    return {"images": _sizes(), "containers": len(services) + len(LAB), **deployed, **kept}
 
 
 def _boot(project: Project, services: Any, say: Callable[[str], None]) -> None:

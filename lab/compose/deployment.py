@@ -23,10 +23,8 @@ PATIENCE_SECONDS: Final = 600.0
 USERS: Final = {"operator": "Operator", "approver": "Approver", "ci": "Pipeline"}
 
 
-def deploy_with_a_killed_worker(project: Project, say: Callable[[str], None]) -> dict[str, Any]:
-    """Create users, deploy as one of them, kill the worker while the release bakes, and await the end."""
-    password = _create_users(project)
-    say(f"users created over the API: {', '.join(USERS)}")
+def deploy_with_a_killed_worker(project: Project, password: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Deploy as "operator" with its password, kill the worker while the release bakes, and await the end."""
     with AirflowClient(f"http://127.0.0.1:{project.port}", "operator", password) as operator:
         _await(lambda: DEPLOY in {dag["dag_id"] for dag in operator.dags()}, f"{DEPLOY} is parsed")
         began = time.monotonic()
@@ -56,7 +54,8 @@ def deploy_with_a_killed_worker(project: Project, say: Callable[[str], None]) ->
     }
 
 
-def _create_users(project: Project) -> str:
+def create_users(project: Project, say: Callable[[str], None]) -> str:
+    """Create a user for each of USERS, as an admin would over the API. Returns their password."""
     row = json.loads((project.secrets_dir / "users.json").read_text())[0]
     password = secrets.token_urlsafe(16)
     with AirflowClient(f"http://127.0.0.1:{project.port}", row["username"], row["password"]) as admin:
@@ -70,6 +69,7 @@ def _create_users(project: Project) -> str:
                 "roles": [{"name": role}],
             }
             admin.request("POST", "/auth/fab/v1/users", json=user)
+    say(f"users created over the API: {', '.join(USERS)}")
     return password
 
 

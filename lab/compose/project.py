@@ -54,15 +54,27 @@ class Project:
 
     def __call__(self, *arguments: str, check: bool = True, capture: bool = True) -> str:
         """Run a compose command; returns its output."""
-        environment = {**os.environ, **self.settings}
-        command = [*self._compose, "--project-name", NAME, "--profile", "lab", *arguments]
         done = subprocess.run(
-            command, cwd=paths.CHECKOUT, env=environment, capture_output=capture, text=True, check=False
+            self.command(*arguments),
+            cwd=paths.CHECKOUT,
+            env=self.environment,
+            capture_output=capture,
+            text=True,
+            check=False,
         )
         if check and done.returncode != 0:
             said = (done.stderr or done.stdout or "see above").strip()[-1500:]
             raise ComposeError(f"docker-compose {' '.join(arguments)} failed: {said}")
         return done.stdout or ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a compose command needs in its environment."""
+        return {**os.environ, **self.settings}
+
+    def command(self, *arguments: str) -> list[str]:
+        """A compose command, to be run in the checkout."""
+        return [*self._compose, "--project-name", NAME, "--profile", "lab", *arguments]
 
     def build(self) -> None:
         """Build every image: what compose would do, by the engine itself, which finds all of its cache again."""
@@ -85,7 +97,7 @@ class Project:
             ["scripts/installation-secrets.sh"],
             cwd=paths.CHECKOUT,
             # The lab's environments are the shipped ones, which are there before the lab is.
-            env={**os.environ, **self.settings, "SEBENZA_ENVIRONMENTS_DIR": "include/environments"},
+            env={**self.environment, "SEBENZA_ENVIRONMENTS_DIR": "include/environments"},
             capture_output=True,
             text=True,
             check=False,
