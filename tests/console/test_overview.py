@@ -83,6 +83,16 @@ def test_a_failed_deployment_that_says_what_it_left_is_believed(ledger: Ledger) 
     assert live_state("production", ledger, {}).color == "blue"
 
 
+def test_a_failed_deployment_says_why_the_task_failed(ledger: Ledger) -> None:
+    deploy(ledger, "two", "v1.1.0", Outcome.FAILED, "production: deploy_to_idle_color failed")
+    for clear_number, error in ((0, "of the try before"), (1, "app1: no disk space left"), (1, "lease lost")):
+        payload = {"task": "deploy_to_idle_color", "clear_number": clear_number, "error": error}
+        ledger.evidence.add(DAG_ID, "two", "task_failed", payload)
+    [production, _] = build_overview(load_inventory(), ledger, READABLE, {}, utc_now()).environments
+    [row] = production.deployments
+    assert row["detail"] == "production: deploy_to_idle_color failed. app1: no disk space left"
+
+
 def test_a_deployment_that_died_leaves_the_state_unknown(ledger: Ledger) -> None:
     deploy(ledger, "one", "v1", Outcome.SUCCEEDED)
     deploy(ledger, "two", "v2")

@@ -44,6 +44,19 @@ def test_runs_do_not_see_each_other(ledger: Ledger) -> None:
     assert [entry.text for entry in load(ledger, "d.production", "one").timeline] == ["mine"]
 
 
+def test_an_error_of_a_task_is_told_once(ledger: Ledger) -> None:
+    for number, error in enumerate(("app1: no disk space left", "lb2 does not answer")):
+        payload = {"task": f"step_{number}", "error_type": "OutsideSystemError", "error": error}
+        ledger.evidence.add("d.production", "r", "task_failed", payload)
+    record(ledger, "d.production", "r", TimelineEntry(at=samples.START, text="lb2 does not answer", level="error"))
+    found = load(ledger, "d.production", "r")
+    assert [(entry.text, entry.level) for entry in found.timeline] == [
+        ("lb2 does not answer", "error"),
+        ("step_0 failed: app1: no disk space left", "error"),
+    ]
+    assert not found.unreadable
+
+
 @pytest.mark.parametrize(
     ("kind", "payload", "problem"),
     [

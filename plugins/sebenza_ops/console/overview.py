@@ -20,6 +20,7 @@ from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.evidence.summary import OUTCOME_WORDS, Tone, environment_name, procedure_name
 from sebenza_ops.evidence.wording import clock, duration, moment
 from sebenza_ops.ledger import Deployment, Freeze, Lease, Ledger, Reservation
+from sebenza_ops.notify.runs import first_error
 
 DEPLOYMENTS_SHOWN = 8
 CHANGES_NOTHING = {"planned", "refused", "rejected"}
@@ -121,7 +122,11 @@ def _environment(
         reservation=reservation_sentence(ledger.leases.current_reservation(name), now),
         freeze=freeze_sentence(ledger.leases.current_freeze(name)),
         deployments=[
-            deployment_row(deployment, runs.get((deployment.holder.dag_id, deployment.holder.run_id)))
+            deployment_row(
+                deployment,
+                runs.get((deployment.holder.dag_id, deployment.holder.run_id)),
+                _why(ledger, deployment),
+            )
             for deployment in shown_deployments(ledger, name, readable)
         ],
     )
@@ -209,8 +214,15 @@ def freeze_sentence(freeze: Freeze | None) -> str:
     return f"Frozen by {freeze.holder.actor} until {moment(freeze.expires_at)}: {freeze.reason}"
 
 
-def deployment_row(deployment: Deployment, run: AirflowRun | None) -> dict[str, Any]:
-    """A deployment as a row: when, what, who, how it ended, and where its evidence is."""
+def _why(ledger: Ledger, deployment: Deployment) -> str:
+    """The error of a deployment whose outcome only says where it ended."""
+    if deployment.outcome is None or deployment.outcome.value not in ("failed", "refused"):
+        return ""
+    return first_error(ledger, deployment.holder.dag_id, deployment.holder.run_id)
+
+
+def deployment_row(deployment: Deployment, run: AirflowRun | None, error: str = "") -> dict[str, Any]:
+    """A deployment as a row: when, what, who, how it ended and by which error, and where its evidence is."""
     word, tone = _ending(deployment, run)
     ended = deployment.finished_at
     dag_id, run_id = quote(deployment.holder.dag_id, safe=""), quote(deployment.holder.run_id, safe="")
@@ -224,7 +236,7 @@ def deployment_row(deployment: Deployment, run: AirflowRun | None) -> dict[str, 
         "actor": deployment.holder.actor,
         "word": word,
         "tone": tone,
-        "detail": deployment.detail or deployment.phase or "",
+        "detail": ". ".join(filter(None, (deployment.detail or deployment.phase, error))),
         "evidence": f"evidence/{dag_id}/{run_id}",
         "airflow": f"../dags/{dag_id}/runs/{run_id}",
     }

@@ -16,6 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from sebenza_ops.notify.runs import TASK_FAILED
+
 __all__ = [
     "CounterSnapshot",
     "EvidenceEntryLike",
@@ -353,10 +355,17 @@ def record_all(ledger: EvidenceLedger, dag_id: str, run_id: str, facts: Iterable
 
 
 def load(ledger: EvidenceLedger, dag_id: str, run_id: str) -> RunEvidence:
-    """Read back everything that the ledger holds about a run. An entry that can't be read is kept as `unreadable`."""
+    """Read back everything that the ledger holds about a run. An entry that can't be read is kept as `unreadable`.
+
+    What failed tasks have left for messages are lines of the timeline, where the run has not told it itself.
+    """
     found: dict[str, list[Fact]] = {name: [] for name in _FIELD_OF.values()}
     unreadable: list[Unreadable] = []
+    failures: list[EvidenceEntryLike] = []
     for entry in ledger.evidence.entries(dag_id, run_id):
+        if entry.kind == TASK_FAILED:
+            failures.append(entry)
+            continue
         fact_type = _BY_KIND.get(entry.kind)
         if fact_type is None:
             problem = "this version of Sebenza Ops does not know this kind of fact"
@@ -368,7 +377,14 @@ def load(ledger: EvidenceLedger, dag_id: str, run_id: str) -> RunEvidence:
             except ValidationError as error:
                 problem = _first_problem(error)
                 unreadable.append(Unreadable(kind=entry.kind, at=entry.at, problem=problem))
+    told = {entry.text for entry in found["timeline"] if isinstance(entry, TimelineEntry)}
+    found["timeline"] += [_failure(entry) for entry in failures if entry.payload.get("error") not in told]
     return RunEvidence.model_validate({"dag_id": dag_id, "run_id": run_id, "unreadable": unreadable, **found})
+
+
+def _failure(entry: EvidenceEntryLike) -> TimelineEntry:
+    text = f"{entry.payload.get('task')} failed: {entry.payload.get('error')}"
+    return TimelineEntry(at=entry.at, text=text, level="error")
 
 
 def _payloads(payload: Mapping[str, Any]) -> Sequence[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sebenza_ops.ledger.masking import mask_text
+from sebenza_ops.notify.text import fit, one_line
 
 if TYPE_CHECKING:
     from sebenza_ops.ledger import Deployment, EvidenceEntry, Lease, Ledger
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 TASK_FAILED = "task_failed"
 # What a task may keep as progress to say in its own words how the environment was left.
 STATE_NOW = "state_now"
+
+# Of an error inside a sentence; the run's timeline has all of it.
+_SHORT_CHARACTERS = 300
 
 # Errors of a run that stops before it has touched anything; chapters raise them, so here they are names.
 _REFUSALS = frozenset(
@@ -142,6 +146,14 @@ def run_link(dag_id: str, run_id: str) -> str | None:
     if not base_url:
         return None
     return f"{base_url}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
+
+
+def first_error(ledger: Ledger, dag_id: str, run_id: str) -> str:
+    """What the task has said that failed first in a run, since it was cleared last: one line; empty when none has."""
+    entries = ledger.evidence.entries(dag_id, run_id, TASK_FAILED)
+    clearing = max((int(entry.payload["clear_number"]) for entry in entries), default=0)
+    errors = [str(entry.payload["error"]) for entry in entries if entry.payload["clear_number"] == clearing]
+    return fit(one_line(mask_text(errors[0])), _SHORT_CHARACTERS) if errors else ""
 
 
 def error_chain(error: BaseException | None) -> list[str]:
