@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sebenza_ops.ledger import (
+    UNSETTLED,
+    Deployment,
     Holder,
     Ledger,
     Outcome,
@@ -81,8 +83,8 @@ def test_last_known_good_is_the_newest(ledger: Ledger) -> None:
     assert len(ledger.audit.entries(environment="production", action="release.known_good")) == 2
 
 
-def _start(ledger: Ledger, run: Holder = RUN, release_id: str | None = None) -> None:
-    ledger.deployments.start("production", run.dag_id, run.run_id, run.actor, "v1.1.0", release_id, "blue_green")
+def _start(ledger: Ledger, run: Holder = RUN, release_id: str | None = None) -> Deployment:
+    return ledger.deployments.start("production", run.dag_id, run.run_id, run.actor, "v1.1.0", release_id, "blue_green")
 
 
 def test_deployment_from_start_to_finish(ledger: Ledger, clock: SettableClock) -> None:
@@ -115,6 +117,18 @@ def test_progress_survives_a_retry_but_not_a_new_beginning(ledger: Ledger) -> No
     _start(ledger)
     again = ledger.deployments.get(RUN.dag_id, RUN.run_id)
     assert (again.progress, again.outcome, again.finished_at) == ({}, None, None)
+
+
+def test_what_was_left_unsettled_is_gone_on_with(ledger: Ledger) -> None:
+    _start(ledger)
+    ledger.deployments.set_progress(RUN.dag_id, RUN.run_id, "phase", "undoing")
+    ledger.deployments.set_progress(RUN.dag_id, RUN.run_id, UNSETTLED, True)
+    ledger.deployments.finish(RUN.dag_id, RUN.run_id, Outcome.FAILED, "app1 can't be reached")
+    again = _start(ledger)
+    assert (again.progress, again.outcome) == ({"phase": "undoing", UNSETTLED: True}, None)
+    ledger.deployments.set_progress(RUN.dag_id, RUN.run_id, UNSETTLED, False)
+    ledger.deployments.finish(RUN.dag_id, RUN.run_id, Outcome.ROLLED_BACK, "all hosts are back")
+    assert _start(ledger).progress == {}
 
 
 def test_unknown_deployment_and_unknown_field(ledger: Ledger) -> None:

@@ -30,6 +30,7 @@ from sebenza_ops.deployment.rotation import HostsNotChangedError, Rotation
 from sebenza_ops.deployment.switch import ReleaseRejectedError, SwitchFailedError, mark_bad
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
 from sebenza_ops.environments.models import BlueGreenPolicy
+from sebenza_ops.ledger import UNSETTLED
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 
 # What the run keeps in the ledger, each a list of hosts: drained or to be drained; started anew or about to be; back in
@@ -117,8 +118,9 @@ class RollOut:
             shown = "; ".join(f"{name}: {problem}" for name, problem in left.items())
             text = f"{reason}. NOT all hosts are back on {self.plan.from_release}: {shown}."
             self.run.note(text, "error")
+            self.progress.save(**{UNSETTLED: True})
             raise ReleaseRejectedError(f"{text}{mark} Mend them, then clear this run: it goes on with the way back.")
-        self.progress.save(phase=Phase.UNDONE)
+        self.progress.save(phase=Phase.UNDONE, **{UNSETTLED: False})
         self._prove_back()
         raise ReleaseRejectedError(
             f"{release_id} was taken back: {reason}. All hosts of {self.plan.to_color} run "

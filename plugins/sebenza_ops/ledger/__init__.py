@@ -1,6 +1,7 @@
 """What happened: the operations database behind the Airflow connection `ops_ledger`."""
 
 from sebenza_ops.ledger.backup_sets import BackupKind, BackupSet, BackupSets, Reconciliation
+from sebenza_ops.ledger.deployments import UNSETTLED
 from sebenza_ops.ledger.errors import (
     ConnectionInvalid,
     EnvironmentFrozen,
@@ -39,6 +40,7 @@ from sebenza_ops.ledger.values import (
 
 __all__ = [
     "TOKEN_GAP",
+    "UNSETTLED",
     "AuditEntry",
     "BackupKind",
     "BackupSet",

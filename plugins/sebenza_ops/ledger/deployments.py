@@ -15,6 +15,9 @@ from sebenza_ops.ledger.masking import mask_object, mask_text, mask_value
 from sebenza_ops.ledger.models import DeploymentRow
 from sebenza_ops.ledger.values import Deployment, Holder, Outcome
 
+# Progress of a run that has ended and left behind what only it can put in order: cleared, it goes on.
+UNSETTLED = "unsettled"
+
 
 class DeploymentFields(TypedDict, total=False):
     """What may be learned about a deployment after its start."""
@@ -46,7 +49,8 @@ class Deployments:
     ) -> Deployment:
         """Record that a run begins; a retry returns the record, a cleared run that had finished begins anew.
 
-        Beginning anew empties `progress`: a bake of the earlier attempt says nothing about the next one.
+        Beginning anew empties `progress`: a bake of the earlier attempt says nothing about the next one. A run that
+        has noted UNSETTLED goes on with its progress instead.
         """
         with self._database.writing() as session:
             now = self._database.now(session)
@@ -65,7 +69,7 @@ class Deployments:
             is_new = self._database.insert_if_absent(session, DeploymentRow, values, ["dag_id", "run_id"])
             row = _locked(session, dag_id, run_id)
             if row.finished_at is not None:
-                row.progress = {}
+                row.progress = row.progress if row.progress.get(UNSETTLED) else {}
                 row.outcome = row.detail = row.finished_at = row.phase = None
                 row.release_id, row.started_at, row.updated_at = release_id or row.release_id, now, now
                 is_new = True
