@@ -33,10 +33,10 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "The database's primary": switches.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
-# For `make test`: a bad release, a killed task, and a standard deployment that goes back.
+# For `make test`: a bad release, and a standard deployment that goes back. A worker that is killed inside the bake is
+# replaced in tests/installation.
 SELECTED: Final = (
     "release-fails-late",
-    "task-killed-inside-the-bake",
     "rolling-second-host-fails",
 )
 

@@ -197,8 +197,11 @@ def test_only_an_approver_may_answer(local: LocalAirflow, operator: AirflowClien
 
 @pytest.mark.parametrize(
     ("kill", "limit_seconds"),
-    [(TaskProcesses.kill_task, 10), (TaskProcesses.kill_worker, 25)],
-    ids=["task", "worker"],
+    [
+        pytest.param(TaskProcesses.kill_task, 10, id="task"),
+        # tests/installation kills a worker in each run.
+        pytest.param(TaskProcesses.kill_worker, 25, id="worker", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_task_works_again_soon(
     local: LocalAirflow, operator: AirflowClient, kill: Callable[[TaskProcesses], None], limit_seconds: float
