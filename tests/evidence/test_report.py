@@ -155,6 +155,16 @@ def test_a_split_names_no_color_as_live() -> None:
     assert summary.verdict(of(outcome("split")), header).tone == "error"
 
 
+def test_what_changed_nothing_leaves_what_was_live() -> None:
+    rejected = OutcomeFact(
+        outcome="rejected", summary="no", live_color="blue", live_release=None, failed_task="approve", at=samples.at(9)
+    )
+    header = samples.header(9)
+    assert summary.state_now(of(samples._plan(), rejected), header) == "blue is live, release v1.0.0-0a1b2c3d4e5f"
+    elsewhere = rejected.model_copy(update={"live_color": "green"})
+    assert summary.state_now(of(samples._plan(), elsewhere), header) == "green is live, release not recorded"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

@@ -87,15 +87,20 @@ def end_before_change(run: ChangeRun, failed: list[str]) -> str:
 
 def _undo_unproven(run: ChangeRun, plan: DeploymentPlan) -> SplitTrafficError | None:
     """Take a release back that has not passed. Returns the split that could not be mended, if there is one."""
-    phase = Progress(run).phase
+    progress = Progress(run)
+    phase = progress.phase
     if phase is None and plan.strategy == "blue_green":
         _stop_unused_color(run, plan)
     if phase is None or not phase.is_unproven:
         return None
+    reason = "the run ended before the release had passed"
+    if phase is Phase.UNDOING:
+        # The way back has begun, and people must learn why, not that it was not finished at first.
+        reason = progress.text("undo_reason", reason)
     with TrafficControl(run.environment) as control:
         change = (RollOut if plan.strategy == "rolling" else TrafficSwitch)(run, plan, control)
         try:
-            change.undo("the run ended before the release had passed", None)
+            change.undo(reason, None)
         except ReleaseRejectedError as error:
             log.info("%s", error)
         except SplitTrafficError as error:

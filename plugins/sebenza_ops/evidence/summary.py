@@ -16,6 +16,7 @@ from sebenza_ops.evidence.facts import (
     CounterSnapshot,
     JudgementFact,
     LatencySample,
+    OutcomeFact,
     RunEvidence,
     TimelineEntry,
     TrafficSample,
@@ -165,13 +166,23 @@ def verdict(evidence: RunEvidence, header: RunHeader) -> Verdict:
     )
 
 
+def _release_before(evidence: RunEvidence, outcome: OutcomeFact) -> str | None:
+    """What was live when the run looked, of a run that ended before it changed anything."""
+    plan = evidence.plan
+    is_as_before = outcome.outcome in ("refused", "rejected", "planned")
+    if plan is None or not is_as_before or plan.from_color != outcome.live_color:
+        return None
+    return plan.from_release
+
+
 def state_now(evidence: RunEvidence, header: RunHeader) -> str:
     """What is live, as the run left it, and how to check when it doesn't say."""
     outcome = evidence.outcome
     if outcome is not None and outcome.state:
         return outcome.state
     if outcome is not None and outcome.live_color:
-        release = f", release {outcome.live_release}" if outcome.live_release else ", release not recorded"
+        known = outcome.live_release or _release_before(evidence, outcome)
+        release = f", release {known}" if known else ", release not recorded"
         return f"{outcome.live_color} is live{release}"
     if outcome is None and header.in_progress:
         return _state_so_far(evidence)
