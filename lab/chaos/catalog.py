@@ -7,6 +7,8 @@ from typing import Final
 
 from lab.chaos.scenario import Scenario
 from lab.chaos.scenarios import (
+    backup_kills,
+    backup_storage,
     balancers,
     data,
     gates,
@@ -14,7 +16,9 @@ from lab.chaos.scenarios import (
     hosts,
     kills,
     leases,
+    points,
     releases,
+    restores,
     rollbacks,
     rolling,
     switches,
@@ -31,6 +35,10 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Standard deployments": rolling.SCENARIOS,
     "Gates, approvals and rollbacks": (*rollbacks.SCENARIOS, *gates.SCENARIOS),
     "The database's primary": switches.SCENARIOS,
+    "Backups that are killed": backup_kills.SCENARIOS,
+    "Backups, storage and disks": backup_storage.SCENARIOS,
+    "Verifications and restores": restores.SCENARIOS,
+    "Restores to a point in time": points.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # For `make test`: a bad release, a killed task, and a standard deployment that goes back.
