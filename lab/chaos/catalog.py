@@ -10,6 +10,7 @@ from lab.chaos.scenarios import (
     backup_kills,
     backup_storage,
     balancers,
+    clocks,
     data,
     gates,
     hands,
@@ -39,6 +40,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Backups, storage and disks": backup_storage.SCENARIOS,
     "Verifications and restores": restores.SCENARIOS,
     "Restores to a point in time": points.SCENARIOS,
+    "Clocks": clocks.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # For `make test`: a bad release, a killed task, and a standard deployment that goes back.

@@ -49,6 +49,11 @@ class Records:
         rows = self._rows("select progress from deployments where dag_id = ? and run_id = ?", dag_id, run_id)
         return dict(json.loads(rows[0][0] or "{}")) if rows else {}
 
+    def plan(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """What a run has planned; empty while it has no plan."""
+        rows = self._rows("select plan from deployments where dag_id = ? and run_id = ?", dag_id, run_id)
+        return dict(json.loads(rows[0][0] or "{}")) if rows else {}
+
     def outcome(self, dag_id: str, run_id: str) -> tuple[str, str]:
         """A deployment's outcome and its explanation; empty while there is none."""
         rows = self._rows("select outcome, detail from deployments where dag_id = ? and run_id = ?", dag_id, run_id)

@@ -31,20 +31,21 @@ _FULL_BACKUP_SECONDS: Final = 240.0
 
 
 @dataclass(frozen=True)
-class _Past:
-    """A moment to go back to, between commits that were acknowledged."""
+class Past:
+    """A moment to go back to, between commits that were acknowledged; `ahead_seconds` of the server's clock."""
 
     at: float
     primary: str
+    ahead_seconds: float = 0
 
     @property
     def text(self) -> str:
-        """As people give it."""
-        return datetime.fromtimestamp(self.at, UTC).isoformat()
+        """As people give it, by the server's clock."""
+        return datetime.fromtimestamp(self.at + self.ahead_seconds, UTC).isoformat()
 
 
 @contextmanager
-def _written(drill: Drill) -> Iterator[tuple[CommitWriter, _Past]]:
+def written(drill: Drill, ahead_seconds: float = 0) -> Iterator[tuple[CommitWriter, Past]]:
     """A client writes; there is a set from before the moment, and the moment is over."""
     primary, password = postgres.primary_of_production(), lab_secrets().postgres_superuser
     writer = CommitWriter(ENDPOINT, "postgres", password)
@@ -57,7 +58,7 @@ def _written(drill: Drill) -> Iterator[tuple[CommitWriter, _Past]]:
             _commits(drill, writer, 50)
             # pgBackRest tells whole seconds: only a later one is after the set.
             time.sleep(1.2)
-            past = _Past(time.time(), primary)
+            past = Past(time.time(), primary, ahead_seconds)
             _commits(drill, writer, 50)
             yield writer, past
     finally:
@@ -69,12 +70,13 @@ def _commits(drill: Drill, writer: CommitWriter, more: int) -> None:
     drill.until(lambda: len(writer.acknowledged) > now + more, "the client writes", 60)
 
 
-def _restore(drill: Drill, target: str, **conf: Any) -> Run:
+def restore(drill: Drill, target: str, **conf: Any) -> Run:
+    """Start a restore to a moment."""
     values = {"target": target, "reason": _REASON, **conf}
     return drill.follows(RESTORE_POINT, drill.stage.client.trigger(RESTORE_POINT, values))
 
 
-def _answer(drill: Drill, run: Run, option: str) -> str:
+def answer(drill: Drill, run: Run, option: str) -> str:
     """Answer as somebody who may; what they were shown."""
     run.until_done(_QUESTION, "awaiting_input")
     body = str(drill.stage.client.hitl_details(RESTORE_POINT, run.run_id, _QUESTION)["body"])
@@ -84,7 +86,7 @@ def _answer(drill: Drill, run: Run, option: str) -> str:
     return body
 
 
-def _judge_past(drill: Drill, writer: CommitWriter, past: _Past) -> None:
+def judge_past(drill: Drill, writer: CommitWriter, past: Past) -> None:
     """Everything from before the moment and nothing from after it, on one primary and its replica."""
     _commits(drill, writer, 20)
     writer.stop()
@@ -110,7 +112,7 @@ def _beside(host: str, what: str) -> list[Path]:
     return list(data.parent.glob(f"{data.name}.{what}-*"))
 
 
-def _judge_untouched(drill: Drill, writer: CommitWriter, past: _Past) -> None:
+def _judge_untouched(drill: Drill, writer: CommitWriter, past: Past) -> None:
     """Nobody noticed: every acknowledged commit is there, and the server was not even restarted."""
     _commits(drill, writer, 20)
     writer.stop()
@@ -158,13 +160,13 @@ def _impossible(drill: Drill) -> None:
 def _in_other_zones(drill: Drill) -> None:
     """One moment in the words of three places is one moment, and one set."""
     kept.ready(drill)
-    with _written(drill) as (writer, past):
+    with written(drill) as (writer, past):
         moment = datetime.fromtimestamp(past.at, UTC)
         zones = ("Africa/Johannesburg", "America/St_Johns")
         local = [f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S.%f} {zone}" for zone in zones]
         plans = []
         for text in (moment.isoformat(), *local):
-            run = _restore(drill, text, plan_only=True)
+            run = restore(drill, text, plan_only=True)
             drill.ends(run, "success")
             plan = drill.stage.client.xcom(RESTORE_POINT, run.run_id, "plan_restore")
             plans.append((datetime.fromisoformat(plan["target"]["at"]), plan["label"]))
@@ -175,10 +177,10 @@ def _in_other_zones(drill: Drill) -> None:
 
 def _rejected(drill: Drill) -> None:
     kept.ready(drill)
-    with _written(drill) as (writer, past):
+    with written(drill) as (writer, past):
         started = _started(past.primary)
-        run = _restore(drill, past.text)
-        body = _answer(drill, run, "Reject")
+        run = restore(drill, past.text)
+        body = answer(drill, run, "Reject")
         drill.expect("lab_writer public.commits" in body, f"the question does not say what would be lost: {body}")
         drill.ends(run, "failed")
         drill.expect(run.outcome()[0] == "rejected", f"it is not shown as rejected: {run.outcome()}")
@@ -189,26 +191,26 @@ def _rejected(drill: Drill) -> None:
 # --- kills
 
 
-def _while_restored(drill: Drill, run: Run, past: _Past) -> str:
+def _while_restored(drill: Drill, run: Run, past: Past) -> str:
     run.until(lambda: kept.works("restore"), "pgBackRest restores the copy")
     return "restore_beside"
 
 
-def _while_clients_wait(drill: Drill, run: Run, past: _Past) -> str:
-    _answer(drill, run, _APPROVE)
+def _while_clients_wait(drill: Drill, run: Run, past: Past) -> str:
+    answer(drill, run, _APPROVE)
     drill.stack.enter_context(held(past.primary, OWNERS_LOCK))
     run.until(is_paused, "clients wait")
     return "exchange_cluster"
 
 
-def _while_stopped(drill: Drill, run: Run, past: _Past) -> str:
-    _answer(drill, run, _APPROVE)
+def _while_stopped(drill: Drill, run: Run, past: Past) -> str:
+    answer(drill, run, _APPROVE)
     run.until(lambda: not postgres.answers(past.primary), "the primary is stopped")
     return "exchange_cluster"
 
 
-def _before_clients_are_led(drill: Drill, run: Run, past: _Past) -> str:
-    _answer(drill, run, _APPROVE)
+def _before_clients_are_led(drill: Drill, run: Run, past: Past) -> str:
+    answer(drill, run, _APPROVE)
     run.until(is_paused, "clients wait")
     drill.stack.enter_context(held("dbendpoint", FENCE_LOCK))
     run.until(lambda: bool(_beside(past.primary, "before")), "the directories are exchanged")
@@ -216,13 +218,13 @@ def _before_clients_are_led(drill: Drill, run: Run, past: _Past) -> str:
     return "exchange_cluster"
 
 
-def _while_rebuilt(drill: Drill, run: Run, past: _Past) -> str:
-    _answer(drill, run, _APPROVE)
+def _while_rebuilt(drill: Drill, run: Run, past: Past) -> str:
+    answer(drill, run, _APPROVE)
     run.until_started("rebuild_replica")
     return "rebuild_replica"
 
 
-_KILLS: Final[dict[str, tuple[str, Callable[[Drill, Run, _Past], str]]]] = {
+_KILLS: Final[dict[str, tuple[str, Callable[[Drill, Run, Past], str]]]] = {
     "restored-beside": ("the copy is restored beside", _while_restored),
     "clients-wait": ("clients wait, and the primary still runs", _while_clients_wait),
     "stopped": ("the primary is stopped, and nothing takes writes", _while_stopped),
@@ -234,8 +236,8 @@ _KILLS: Final[dict[str, tuple[str, Callable[[Drill, Run, _Past], str]]]] = {
 def _killed(who: str, moment: str) -> Callable[[Drill], None]:
     def play(drill: Drill) -> None:
         kept.ready(drill)
-        with _written(drill) as (writer, past):
-            run = _restore(drill, past.text)
+        with written(drill) as (writer, past):
+            run = restore(drill, past.text)
             task_id = _KILLS[moment][1](drill, run, past)
             try:
                 kill(run, task_id, who)
@@ -244,10 +246,10 @@ def _killed(who: str, moment: str) -> Callable[[Drill], None]:
             # What held the state is let go, and the next attempt goes on.
             drill.stack.close()
             if moment == "restored-beside":
-                _answer(drill, run, _APPROVE)
+                answer(drill, run, _APPROVE)
             drill.ends(run, "success")
             drill.expect(run.tasks()[task_id].try_number > 1, f"{task_id} was not killed")
-            _judge_past(drill, writer, past)
+            judge_past(drill, writer, past)
             _backed_up_anew(drill, run)
 
     return play
@@ -269,8 +271,8 @@ def _backed_up_anew(drill: Drill, run: Run) -> None:
 def _marked_failed(drill: Drill) -> None:
     """By hand, while nobody takes writes: the former cluster is the server again."""
     kept.ready(drill)
-    with _written(drill) as (writer, past):
-        run = _restore(drill, past.text)
+    with written(drill) as (writer, past):
+        run = restore(drill, past.text)
         _while_stopped(drill, run, past)
         run.mark_failed()
         drill.ends(run, "failed")

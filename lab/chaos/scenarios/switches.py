@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import psutil
 import psycopg2
 
-from lab import addresses, commit_writer, haproxy, paths, postgres, supervision
+from lab import addresses, commit_writer, estate, haproxy, paths, postgres, supervision
 from lab.accounts import DATABASE_USER, make_directory
 from lab.chaos.drill import Drill
 from lab.chaos.moments import FENCE_LOCK
@@ -23,6 +24,7 @@ from lab.configuration import PAUSE_MAP
 from lab.secrets import lab_secrets
 
 _TASK: Final = "switch_primary"
+_QUESTION: Final = "approve_failover"
 ENDPOINT: Final = (addresses.address("dbendpoint"), addresses.POSTGRES_PORT)
 # Where the owner of the cluster keeps its fence, on a database host.
 OWNERS_LOCK: Final = "var/lib/postgresql/sebenza/fence-production.lock"
@@ -161,6 +163,71 @@ def _lagging(drill: Drill) -> None:
         _judge(drill, writer, old)
 
 
+def _asked(drill: Drill, **conf: Any) -> tuple[Run, str]:
+    """A switch that a person approves; what was shown before."""
+    run = _switch(drill, **conf)
+    run.until_done(_QUESTION, "awaiting_input")
+    body = str(drill.stage.client.hitl_details(SWITCH, run.run_id, _QUESTION)["body"])
+    # An answer that comes at once meets Airflow still parking the task.
+    time.sleep(3)
+    reason = {"reason": "the host's console says that it is dead"}
+    drill.stage.approver.answer(SWITCH, run.run_id, _QUESTION, ["Switch the primary"], reason)
+    return run, body
+
+
+def _lagging_promoted(drill: Drill) -> None:
+    """The replica gets nothing for a while, then the primary's host dies; and it comes back as the primary it was."""
+    old = postgres.primary_of_production()
+    new = OTHER[old]
+    receiver = next(
+        process
+        for process in psutil.Process(supervision.state(new, "postgresql").pid).children()
+        if "walreceiver" in " ".join(process.cmdline())
+    )
+    with _written() as writer:
+        drill.until(lambda: len(writer.acknowledged) > 50, "the client writes", 30)
+        os.kill(receiver.pid, signal.SIGSTOP)
+        now = len(writer.acknowledged)
+        drill.until(lambda: len(writer.acknowledged) > now + 100, "the client writes on", 30)
+        supervision.kill_host(old)
+        os.kill(receiver.pid, signal.SIGCONT)
+        run, body = _asked(drill, kind="unplanned")
+        drill.expect("at most the last" in body, f"the question does not say what would be lost: {body[:600]}")
+        drill.ends(run, "success")
+        now = len(writer.acknowledged)
+        drill.until(lambda: len(writer.acknowledged) > now + 20, "the client writes on", 60)
+        _loss_as_shown(drill, run, writer, new)
+        _old_comes_back(drill, writer, old, new)
+
+
+def _loss_as_shown(drill: Drill, run: Run, writer: CommitWriter, new: str) -> None:
+    shown = float(drill.stage.records.plan(run.dag_id, run.run_id)["loss"]["seconds"])
+    lost = {each.number for each in writer.missing((addresses.address(new), addresses.POSTGRES_PORT))}
+    drill.expect(len(lost) >= 100, f"only {len(lost)} commits are lost: the replica was not behind")
+    died_at = writer.errors[0][0]
+    last = max(each.at for each in writer.acknowledged if each.number not in lost and each.at < died_at)
+    # What an acknowledgement takes on its way.
+    late = [each for each in writer.acknowledged if each.number in lost and each.at > last + shown + 0.2]
+    drill.expect(not late, f"{len(late)} lost commits are later than the {shown} s that were shown")
+    drill.note(f"{len(lost)} commits lost, within the {shown:.1f} s that were shown")
+
+
+def _old_comes_back(drill: Drill, writer: CommitWriter, old: str, new: str) -> None:
+    estate.start_host(old)
+    drill.until(lambda: _promoted(old), "the former primary is back, a primary", 40)
+    led = [postgres.leads_to_production() for _ in range(5)]
+    drill.expect(set(led) == {new}, f"clients are led to {led}")
+    refused = _switch(drill)
+    drill.ends(refused, "failed")
+    drill.expect("BOTH ARE PRIMARIES" in refused.errors(), f"it is not said that both are: {refused.errors()}")
+    rejoined, _ = _asked(drill, kind="rejoin")
+    drill.ends(rejoined, "success")
+    # What was lost is lost on both; all others are on both.
+    there = writer.numbers((addresses.address(new), addresses.POSTGRES_PORT))
+    writer.acknowledged = [each for each in writer.acknowledged if each.number in there]
+    _judge(drill, writer, new)
+
+
 def _two_at_once(drill: Drill) -> None:
     old = postgres.primary_of_production()
     with _written() as writer:
@@ -208,6 +275,12 @@ SCENARIOS: Final = (
         "the replica receives, and replays nothing for 40 MB",
         "the switch is refused before anything is changed, and says how far it is behind",
         _lagging,
+    ),
+    _scenario(
+        "unplanned-of-a-lagging-replica",
+        "the replica receives nothing for a hundred commits, then the primary's host dies; it comes back as a primary",
+        "what would be lost is shown, and no more is; no client gets to the former primary, which rejoins as a replica",
+        _lagging_promoted,
     ),
     _scenario(
         "two-at-once",
