@@ -57,7 +57,7 @@ def test_nothing_is_removed_while_a_restore_reads_a_set(ledger: Ledger, monkeypa
     # The next step of the restore takes it again; until then it is still kept.
     finish.remove_old(backup, PLAN, "20261126-003000F", warnings)
     assert len(warnings) == 2
-    assert "restore_point_in_time.production/at_three" in warnings[0].replace(" ", "/")
+    assert "restore_point_in_time.production (run at_three, started by thandi) reads a set since" in warnings[0]
     assert "The next backup does it" in warnings[0]
 
     removed: list[str] = []
@@ -81,7 +81,7 @@ def test_a_restore_waits_for_a_removal_and_is_refused_by_another_restore(ledger:
         held = hold.hold(restore, "restore to 03:00", sleep=ends)
     assert slept
     assert held.fence.token > removing.fence.token
-    with pytest.raises(ChangeRefusedError, match=r"at_three restores a set just now.*Wait for its end") as refused:
+    with pytest.raises(ChangeRefusedError, match=r"at_three.* restores a set just now.*Wait for its end") as refused:
         hold.hold(a_run(ledger, OTHER), "restore beside")
     assert refused.value.is_for_now
     # A backup later on does not keep the restore's next try from taking it again.
