@@ -31,6 +31,12 @@ _READ_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 0.3
 
 
+def replica() -> str:
+    """The host on which backups are read, verified and removed: the one that is not the primary."""
+    primary = postgres.primary_of_production()
+    return next(host for host in _HOSTS if host != primary)
+
+
 def sets() -> dict[str, str]:
     """The sets in the repository, each with its type, oldest first; by pgBackRest."""
     return {str(each["label"]): str(each["type"]) for each in _info()}

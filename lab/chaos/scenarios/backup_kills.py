@@ -84,11 +84,11 @@ def _killed_on_the_host(moment: Moment, word: str) -> Callable[[Drill], None]:
 
 def _host_dies(drill: Drill) -> None:
     """The replica on which the backup is read, with all that runs there; it comes back before the next try."""
-    before = kept.ready(drill)
+    before, host = kept.ready(drill), kept.replica()
     run = drill.back_up()
     BACKING_UP.reach(drill, run)
-    drill.breaks(faults.kill("db2"))
-    drill.expect(not supervision.is_up("db2"), "db2 is still up")
+    drill.breaks(faults.kill(host))
+    drill.expect(not supervision.is_up(host), f"{host} is still up")
     run.until(lambda: run.tasks()["back_up"].state == "up_for_retry", "the step has failed")
     faults.mend(wait_for_health=False)
     drill.ends(run, "success")

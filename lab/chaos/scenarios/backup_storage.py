@@ -98,7 +98,7 @@ def _during_the_archive(how: str) -> Callable[[Drill], None]:
 
 def _host_full_before(drill: Drill) -> None:
     before = kept.ready(drill)
-    fault = drill.breaks(faults.fill_disk("db2", _WORK_DIR))
+    fault = drill.breaks(faults.fill_disk(kept.replica(), _WORK_DIR))
     run = drill.back_up()
     drill.ends(run, "failed")
     drill.expect("MiB free in" in run.errors(), f"the disk is not named: {run.errors()}")
@@ -113,7 +113,7 @@ def _host_full_in_the_dump(drill: Drill) -> None:
     before = kept.ready(drill)
     run = drill.back_up()
     run.until_done("back_up", "success")
-    fault = drill.breaks(faults.fill_disk("db2", _WORK_DIR))
+    fault = drill.breaks(faults.fill_disk(kept.replica(), _WORK_DIR))
     _first_try_fails(run, "dump_database")
     _mend(fault)
     drill.ends(run, "success")

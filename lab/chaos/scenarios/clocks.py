@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from lab import estate, faults
+from lab import estate, faults, postgres
 from lab.chaos import kept
 from lab.chaos.drill import Drill
 from lab.chaos.scenario import BACKUP, RESTORE_POINT, Scenario
 from lab.chaos.scenarios.backup_kills import scenario
 from lab.chaos.scenarios.points import answer, judge_past, restore, written
+from lab.chaos.scenarios.switches import OTHER
 from lab.fault_register import Fault
 
 # Object storage refuses requests that are signed more than 15 minutes beside its own clock (AWS, RequestTimeTooSkewed).
@@ -21,7 +22,8 @@ _APPROVE: Final = "Exchange the database"
 
 def _skewed(drill: Drill, host: str, seconds: int) -> Fault:
     fault = drill.breaks(faults.skew_clock(host, seconds))
-    drill.until(lambda: not kept.works("restore"), "nothing is restored", 10)
+    old = postgres.primary_of_production()
+    drill.until(lambda: postgres.streams(old, f"{OTHER[old]}_slot"), "the replica follows again", 60)
     return fault
 
 
@@ -35,10 +37,11 @@ def _right_again(drill: Drill, fault: Fault) -> None:
 
 def _primary_ahead(drill: Drill) -> None:
     before = kept.ready(drill)
-    fault = _skewed(drill, "db1", _AHEAD_SECONDS)
+    primary = postgres.primary_of_production()
+    fault = _skewed(drill, primary, _AHEAD_SECONDS)
     run = drill.back_up()
     drill.ends(run, "success")
-    drill.expect(kept.told(drill, run.run_id, "the clock of db1 is"), "people were not told of the clock")
+    drill.expect(kept.told(drill, run.run_id, f"the clock of {primary} is"), "people were not told of the clock")
     outcome = drill.stage.client.xcom(BACKUP, run.run_id, "finish_backup")
     seconds = outcome["rpo_seconds"]
     # By the primary's own clock: what waits does not look a minute older, or younger.
@@ -53,11 +56,12 @@ def _primary_ahead(drill: Drill) -> None:
 def _point_with_the_primary_ahead(drill: Drill) -> None:
     """The moment is given by the server's clock, as its rows have it: the right commits come back."""
     kept.ready(drill)
-    fault = _skewed(drill, "db1", _AHEAD_SECONDS)
+    primary = postgres.primary_of_production()
+    fault = _skewed(drill, primary, _AHEAD_SECONDS)
     with written(drill, ahead_seconds=_AHEAD_SECONDS) as (writer, past):
         run = restore(drill, past.text)
         body = answer(drill, run, _APPROVE)
-        drill.expect("the clock of db1 is" in body, f"the question does not speak of the clock: {body[:400]}")
+        drill.expect(f"the clock of {primary} is" in body, f"the question does not speak of the clock: {body[:400]}")
         drill.ends(run, "success")
         judge_past(drill, writer, past)
     _right_again(drill, fault)
@@ -65,13 +69,13 @@ def _point_with_the_primary_ahead(drill: Drill) -> None:
 
 def _replica_ahead(drill: Drill) -> None:
     """What is removed is removed by the replica's clock: nothing is, while that is wrong."""
-    before = kept.ready(drill)
-    fault = _skewed(drill, "db2", _AHEAD_SECONDS)
+    before, host = kept.ready(drill), kept.replica()
+    fault = _skewed(drill, host, _AHEAD_SECONDS)
     run = drill.back_up()
     drill.ends(run, "success")
-    words = "no set was removed: the clock of db2 is"
+    words = f"no set was removed: the clock of {host} is"
     drill.expect(any(words in line for line in run.timeline()), f"it is not said that nothing was removed: {words}")
-    drill.expect(kept.told(drill, run.run_id, "the clock of db2 is"), "people were not told of the clock")
+    drill.expect(kept.told(drill, run.run_id, f"the clock of {host} is"), "people were not told of the clock")
     _right_again(drill, fault)
     kept.judge(drill, before, new=1)
 

@@ -20,7 +20,6 @@ from lab.chaos.scenarios.kills import WHO, kill
 from lab.inventory import storage_client
 from lab.storage import BUCKET
 
-_REPLICA: Final = "db2"
 _WORK_DIR: Final = "var/lib/sebenza-backup"
 TARGET: Final = "sebenza_chaos"
 _LEASES: Final = ("production", "production.backup", "production.sets")
@@ -124,7 +123,9 @@ def _wrong_key(host: str) -> Iterator[None]:
 def _encryption_key(drill: Drill) -> None:
     before = kept.ready(drill)
     known = _bad(drill)
-    with _wrong_key(_REPLICA):
+    # What it begins by itself is over before.
+    drill.stage.switch_on(VERIFY)
+    with _wrong_key(kept.replica()):
         run = verify(drill)
         drill.ends(run, "failed")
         drill.expect("passphrase" in run.errors(), f"it is not said what may be wrong: {run.errors()}")
@@ -154,7 +155,7 @@ def _scratch_disk_full(drill: Drill) -> None:
     before = kept.ready(drill)
     run = verify(drill, repository="no")
     run.until_done("plan_restore_test", "success")
-    fault = drill.breaks(faults.fill_disk(_REPLICA, f"/{_WORK_DIR}"))
+    fault = drill.breaks(faults.fill_disk(kept.replica(), f"/{_WORK_DIR}"))
     run.until(lambda: run.tasks()["restore_set"].state == "up_for_retry", "the restore finds no room")
     faults.mend(fault, wait_for_health=False)
     drill.ends(run, "success")
