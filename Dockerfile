@@ -72,7 +72,7 @@ CMD ["broker"]
 FROM packages AS lab
 COPY requirements-dev.txt /tmp/
 RUN apt-get update \
- && apt-get install -y --no-install-recommends age curl git haproxy iproute2 iptables jq knot nginx-light nodejs npm \
+ && apt-get install -y --no-install-recommends age curl git haproxy iproute2 iptables jq knot libfaketime nginx-light nodejs npm \
       openssh-client openssh-server openssl postgresql-common procps prometheus prometheus-alertmanager \
       prometheus-node-exporter redis-server rsync socat unbound util-linux util-linux-extra zstd \
  && sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \

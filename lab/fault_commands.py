@@ -73,6 +73,11 @@ def add_commands(commands: Commands) -> None:
     refuse = kinds.add_parser("refuse-dns", help="let the name server refuse updates of the zone")
     refuse.set_defaults(run=lambda _: _made(faults.refuse_dns()))
 
+    clock = kinds.add_parser("skew-clock", help="let the clock of a database host be wrong; PostgreSQL is restarted")
+    clock.add_argument("host", metavar="HOST")
+    clock.add_argument("seconds", metavar="SECONDS", type=int, help="ahead; behind where it is negative")
+    clock.set_defaults(run=lambda each: _made(faults.skew_clock(each.host, each.seconds)))
+
     absent = kinds.add_parser("metrics-absent", help="take Prometheus away")
     absent.set_defaults(run=lambda _: _made(faults.metrics_absent()))
 

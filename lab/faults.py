@@ -13,6 +13,7 @@ from typing import Any, Final
 from lab import (
     application_hosts,
     backup_damage,
+    clocks,
     damage,
     emptying,
     estate,
@@ -57,6 +58,7 @@ __all__ = [
     "refuse_dns",
     "reload_haproxy",
     "restart_haproxy",
+    "skew_clock",
     "slow",
     "stop",
 ]
@@ -203,6 +205,14 @@ def damage_backup(environment: str, kind: str, how: str) -> Fault:
     return fault
 
 
+def skew_clock(host: str, seconds: int) -> Fault:
+    """Let a database host's clock be so many seconds ahead, or behind where it is negative; PostgreSQL is restarted."""
+    check_service(host, "postgresql")
+    fault = add("skew-clock", host, f"{seconds:+d} s")
+    clocks.set_wrong(host, seconds)
+    return fault
+
+
 def metrics_absent() -> Fault:
     """Take Prometheus away: its process is killed and stays dead."""
     return kill("monitoring", "prometheus")
@@ -292,6 +302,7 @@ _MENDS: Final[dict[str, Callable[[Fault], Any]]] = {
     "fill-disk": _mend_disk,
     "empty": _mend_emptied,
     "corrupt": _mend_corrupted,
+    "skew-clock": lambda fault: clocks.set_right(fault.host),
     "damage-backup": lambda fault: backup_damage.put_back(str(fault.undo["key"]), fault.id),
 }
 

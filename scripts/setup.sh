@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 STATE_DIR=.venv/.setup
 REQUIRED_DISK_MIB=6144
 DEBIAN_PACKAGES=(
-  age check-pgbackrest chromium ca-certificates curl git haproxy iproute2 iptables jq knot nginx-light openssh-client
-  openssh-server openssl pgbackrest postgresql-15 procps prometheus prometheus-alertmanager prometheus-node-exporter
+  age check-pgbackrest chromium ca-certificates curl git haproxy iproute2 iptables jq knot libfaketime nginx-light
+  openssh-client openssh-server openssl pgbackrest postgresql-15 procps prometheus prometheus-alertmanager prometheus-node-exporter
   python3 python3-venv redis-server rsync socat unbound util-linux util-linux-extra zstd
 )
 

@@ -30,7 +30,8 @@ killed goes on when its task is cleared.
 
 ## What can't run beside it
 
-Any change of the environment: it holds the lease to its end. A freeze does not stop it.
+Any change of the environment: it holds the lease to its end. A freeze does not stop it. No backup set is removed
+meanwhile: a backup that ends just then leaves that to the next one.
 """
 
 from datetime import timedelta

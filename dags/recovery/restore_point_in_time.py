@@ -26,13 +26,17 @@ With `plan_only` it says whether the target can be reached, from which set, and 
 4. Sets a restore point, holds clients at the endpoint, stops the primary, moves its data directory aside, moves the
    copy in, starts it, lets clients in. Seconds.
 5. Makes the replica follow: rewound, or copied anew beside. Proves pair, rows, endpoint, and that WAL arrives.
+6. Starts a full backup of the new timeline, and does not wait for it.
+
+No backup set is removed while the archive is read and the copy is restored: a backup that ends just then leaves that
+to the next one. While a backup removes old sets, which takes some minutes at most, a restore waits for it.
 
 ## How it undoes itself
 
 Until the approval nothing is changed but disk space: rejected or failed, the copy is removed. An exchange that does not
 come to an end is taken back: the former directory is the cluster again. Afterwards: the former directory is kept as
 `<data>.before-…`, and a restore to the `name` that the summary says, on the former `timeline`, comes back to it.
-Make a full backup afterwards: the summary reminds you.
+When a step after the exchange fails, make the full backup yourself: the summary reminds you.
 
 ## What can't run beside it
 
@@ -48,8 +52,10 @@ from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
 from sebenza_ops.recovery.point_operators import (
+    BACK_UP_TASK_ID,
     PLAN_TASK_ID,
     ApprovePointRestoreOperator,
+    BackUpAnewOperator,
     ExchangeClusterOperator,
     FinishPointRestoreOperator,
     PlanPointRestoreOperator,
@@ -62,6 +68,7 @@ GRACE = timedelta(minutes=30)
 # Without a policy for approvals, people have so long.
 DECIDE_TIME = timedelta(hours=8)
 SET_PATTERN = r"^([0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?)?$"
+BACKUP_RUN = "after__{{ run_id }}__{{ dag_run.clear_number }}"
 APPROVED_BY = "{{ (ti.xcom_pull('approve_exchange') or {}).get('approved_by', '') }}"
 
 
@@ -144,10 +151,16 @@ def make_dag(environment: Environment) -> None:
         exchanged = ExchangeClusterOperator(task_id="exchange_cluster", **common)
         rebuilt = RebuildReplicaOperator(task_id="rebuild_replica", execution_timeout=rebuild_time, **common)
         verified = VerifyPointRestoreOperator(task_id="verify_restore", execution_timeout=part, **common)
-        finished = FinishPointRestoreOperator(task_id="finish", environment=name).as_teardown(
+        backed_up = BackUpAnewOperator(
+            task_id=BACK_UP_TASK_ID,
+            trigger_dag_id=f"backup_database.{name}",
+            trigger_run_id=BACKUP_RUN,
+            conf={"type": "full"},
+        )
+        finished = FinishPointRestoreOperator(task_id="finish", environment=name, backup_run=BACKUP_RUN).as_teardown(
             on_failure_fail_dagrun=True
         )
-        chain(plan, restored, approved, exchanged, rebuilt, verified, finished)
+        chain(plan, restored, approved, exchanged, rebuilt, verified, backed_up, finished)
 
     restore_point_in_time()
 

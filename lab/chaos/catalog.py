@@ -7,14 +7,19 @@ from typing import Final
 
 from lab.chaos.scenario import Scenario
 from lab.chaos.scenarios import (
+    backup_kills,
+    backup_storage,
     balancers,
+    clocks,
     data,
     gates,
     hands,
     hosts,
     kills,
     leases,
+    points,
     releases,
+    restores,
     rollbacks,
     rolling,
     switches,
@@ -31,6 +36,11 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Standard deployments": rolling.SCENARIOS,
     "Gates, approvals and rollbacks": (*rollbacks.SCENARIOS, *gates.SCENARIOS),
     "The database's primary": switches.SCENARIOS,
+    "Backups that are killed": backup_kills.SCENARIOS,
+    "Backups, storage and disks": backup_storage.SCENARIOS,
+    "Verifications and restores": restores.SCENARIOS,
+    "Restores to a point in time": points.SCENARIOS,
+    "Clocks": clocks.SCENARIOS,
 }
 SCENARIOS: Final = tuple(scenario for group in GROUPS.values() for scenario in group)
 # For `make test`: a bad release, and a standard deployment that goes back. A worker that is killed inside the bake is

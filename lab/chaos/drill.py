@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import faults
 from lab.chaos.run import POLL_SECONDS, MissedStateError, Run
-from lab.chaos.scenario import DEPLOY, ROLLBACK, Scenario
+from lab.chaos.scenario import BACKUP, DEPLOY, ROLLBACK, Scenario
 from lab.checker import Verdict
 from lab.fault_register import Fault
 from lab.load.generator import LoadGenerator
@@ -85,6 +85,10 @@ class Drill:
         """Start a rollback as the operator."""
         values = {"reason": f"fault test {self.scenario.name}", **conf}
         return self.follows(ROLLBACK, self.stage.client.trigger(ROLLBACK, values))
+
+    def back_up(self, backup_type: str = "incr") -> Run:
+        """Start a backup as the operator; only what changed since the last one, unless another type is named."""
+        return self.follows(BACKUP, self.stage.client.trigger(BACKUP, {"type": backup_type}))
 
     def follows(self, dag_id: str, run_id: str) -> Run:
         """A run that was started just now, to be judged with the others."""

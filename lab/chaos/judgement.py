@@ -102,7 +102,7 @@ def failure_messages(drill: Drill, run: Run, channel: Channel) -> list[str]:
             about = f"Run: {run.dag_id} {run.run_id}" in text
         if about and not any(
             word in text.partition("\n")[0]
-            for word in ("is coming", "holds traffic", "waits for an answer", "succeeded")
+            for word in ("is coming", "holds traffic", "waits for an answer", "succeeded", " warns: ")
         ):
             found.append(text[:160])
     return found

@@ -12,9 +12,9 @@ PAGE: Final = paths.CHECKOUT / "docs" / "faults.md"
 
 _HEAD: Final = """# Faults
 
-What a deployment survives, and how that is known. Each row is a scenario that really happens in the lab: a
-deployment is started through Airflow's API while users send requests, something is broken at a state that is seen in
-the estate or in the run, and the end is judged from outside.
+What deployments, backups and recoveries survive, and how that is known. Each row is a scenario that really happens in
+the lab: a procedure is started through Airflow's API (a deployment while users send requests), something is broken at a
+state that is seen in the estate or in the run, and the end is judged from outside.
 
     make chaos                                  # all {total}; writes build/chaos.json; takes about {minutes} minutes
     python -m lab.chaos --list                  # their names
@@ -34,7 +34,13 @@ A scenario is safe when all of this holds, and unsafe otherwise; what is wrong i
   loudly").
 - No request of a user failed, but for those that the fault itself explains: on the broken load balancer while it was
   broken, or the bad release's own 5xx answers. All others count as caused by us.
-- The run ended as the scenario says. A run that succeeded has watched its release for the whole bake.
+- The run ended as the scenario says. A deployment that succeeded has watched its release for the whole bake.
+- Of backups (judged by `lab/chaos/kept.py`): no set that was there is gone, as many as the scenario says are new, and
+  pgBackRest reads the whole repository back; each piece of a new dump has its SHA-256 in object storage; the catalog
+  agrees with the repository; all WAL arrives; nothing works on a host for nobody; the lease is given back.
+- Of restores: the rows of the manifest, or exactly the commits that a client was told of before the moment, are there,
+  on the primary and on its replica; one server takes writes, and clients get to it; no copy and no database without a
+  name is left, and no lease.
 - For every failed run exactly one message is on Slack, and one page on PagerDuty; a run that was refused before it
   touched anything pages nobody.
 """

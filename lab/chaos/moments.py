@@ -1,14 +1,15 @@
-"""The states of a deployment at which faults strike: between every two steps, and inside the switch and the bake."""
+"""The states at which faults strike: between every two steps of a deployment or a backup, and inside some of them."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from lab import application_hosts, paths
+from lab.chaos import kept
 from lab.chaos.drill import Drill
 from lab.chaos.run import Run
 
@@ -26,6 +27,15 @@ STEPS: Final = (
     "stop_later",
     "finish",
 )
+# The order of dags/backup/backup_database.py; tests/faults checks that it is the same.
+BACKUP_STEPS: Final = (
+    "plan_backup",
+    "back_up",
+    "dump_database",
+    "verify_backup",
+    "finish_backup",
+    "release_lease",
+)
 # These three run side by side.
 _BEFORE: Final = {
     "record_deployment": SWITCH_TASK,
@@ -37,7 +47,7 @@ FENCE_LOCK: Final = "var/lib/sebenza/fence-production.lock"
 
 @dataclass(frozen=True)
 class Moment:
-    """A state of a deployment that can be awaited.
+    """A state of a run that can be awaited.
 
     Args:
         name: For the scenario's name.
@@ -52,9 +62,9 @@ class Moment:
     reach: Callable[[Drill, Run], None]
 
 
-def _step(task_id: str) -> Moment:
-    index = STEPS.index(task_id)
-    before = f", right after {_BEFORE.get(task_id, STEPS[index - 1])}" if index else ", the first of the run"
+def _step(task_id: str, steps: Sequence[str] = STEPS) -> Moment:
+    index = steps.index(task_id)
+    before = f", right after {_BEFORE.get(task_id, steps[index - 1])}" if index else ", the first of the run"
     before += " has succeeded" if index and task_id != "finish" else ""
     return Moment(
         task_id.replace("_", "-"), f"as {task_id} starts{before}", task_id, lambda drill, run: _start(run, task_id)
@@ -104,3 +114,18 @@ BETWEEN: Final = Moment(
 BAKING: Final = Moment("inside-the-bake", "inside the bake, after a judgement", SWITCH_TASK, _reach_bake)
 INSIDE: Final = (SWITCHING, BETWEEN, BAKING)
 ALL: Final = (*STARTS, *INSIDE)
+
+BACKUP_STARTS: Final = tuple(_step(task_id, BACKUP_STEPS) for task_id in BACKUP_STEPS)
+BACKING_UP: Final = Moment(
+    "inside-the-backup",
+    "while pgBackRest works on the replica",
+    "back_up",
+    lambda drill, run: run.until(lambda: kept.works("backup"), "pgBackRest backs up"),
+)
+DUMPING: Final = Moment(
+    "inside-the-dump",
+    "while pg_dump works on the replica",
+    "dump_database",
+    lambda drill, run: run.until(lambda: kept.works("--snapshot"), "pg_dump dumps"),
+)
+BACKUP_ALL: Final = (*BACKUP_STARTS, BACKING_UP, DUMPING)

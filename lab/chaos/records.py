@@ -23,6 +23,17 @@ class OpenLease:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class Catalogued:
+    """A backup set that the ledger's catalog takes for present."""
+
+    kind: str
+    label: str
+    is_verified: bool
+    is_restored: bool
+    bad_reason: str
+
+
 class Records:
     """The ledger's file, read only.
 
@@ -36,6 +47,11 @@ class Records:
     def progress(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """What a deployment keeps over kills (`phase`, `last_judged_at`, ...); empty before it began."""
         rows = self._rows("select progress from deployments where dag_id = ? and run_id = ?", dag_id, run_id)
+        return dict(json.loads(rows[0][0] or "{}")) if rows else {}
+
+    def plan(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """What a run has planned; empty while it has no plan."""
+        rows = self._rows("select plan from deployments where dag_id = ? and run_id = ?", dag_id, run_id)
         return dict(json.loads(rows[0][0] or "{}")) if rows else {}
 
     def outcome(self, dag_id: str, run_id: str) -> tuple[str, str]:
@@ -67,6 +83,15 @@ class Records:
         token, dag_id, run_id, expires = rows[0]
         expires_at = _time(expires)
         return OpenLease(token, dag_id, run_id, expires_at) if expires_at > datetime.now(UTC) else None
+
+    def catalog(self, environment: str) -> list[Catalogued]:
+        """The backup sets that the catalog takes for present, oldest first."""
+        rows = self._rows(
+            "select kind, label, verified_at, restore_tested_at, bad_reason from backup_sets"
+            " where environment = ? and gone_at is null order by finished_at",
+            environment,
+        )
+        return [Catalogued(row[0], row[1], bool(row[2]), bool(row[3]), row[4] or "") for row in rows]
 
     def _items(self, dag_id: str, run_id: str, kind: str) -> list[dict[str, Any]]:
         payloads = self._evidence(dag_id, run_id, kind)

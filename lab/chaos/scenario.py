@@ -16,6 +16,10 @@ DEPLOY: Final = "deploy_blue_green.production"
 STANDARD: Final = "deploy_standard.production"
 ROLLBACK: Final = "rollback.production"
 SWITCH: Final = "switch_database_primary.production"
+BACKUP: Final = "backup_database.production"
+VERIFY: Final = "verify_backups.production"
+RESTORE_DATABASE: Final = "restore_database.production"
+RESTORE_POINT: Final = "restore_point_in_time.production"
 
 
 class Live(Enum):

@@ -17,7 +17,7 @@ from lab.airflow.stack import LocalAirflow
 from lab.chaos.drill import Drill
 from lab.chaos.records import Records
 from lab.chaos.run import MissedStateError, Run
-from lab.chaos.scenario import DEPLOY, ROLLBACK, STANDARD, SWITCH
+from lab.chaos.scenario import BACKUP, DEPLOY, RESTORE_DATABASE, RESTORE_POINT, ROLLBACK, STANDARD, SWITCH, VERIFY
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
 from lab.load.generator import LoadGenerator
@@ -28,6 +28,10 @@ LOAD_BALANCERS: Final = ("lb1", "lb2")
 APPLICATION_HOSTS: Final = ("app1", "app2")
 STOP: Final = f"stop_idle_color.{ENVIRONMENT}"
 STAGING: Final = "deploy_blue_green.staging"
+# Switched off but for the scenarios that need them: a backup sets its verification off, which holds the next one back.
+SCHEDULED: Final = (BACKUP, VERIFY)
+ENDED: Final = (DEPLOY, STANDARD, ROLLBACK, SWITCH, RESTORE_DATABASE, RESTORE_POINT, *SCHEDULED, STAGING, STOP)
+BACKUP_LEASE: Final = f"{ENVIRONMENT}.backup"
 RATE_PER_SECOND: Final = 100
 # The one that is not live is deployed; only the two whose artifacts are soon there.
 GOOD_VERSIONS: Final = ("v1.1.0", "v1.0.0", "v1.2.0")
@@ -81,7 +85,8 @@ class Stage:
         if faults.active():
             faults.mend()
         self._end_runs()
-        self._await_free_lease()
+        for name in (ENVIRONMENT, BACKUP_LEASE):
+            self._await_free_lease(name)
         self._forgive_good_releases()
         postgres.settle_pair()
         self.demand_gates(gated)
@@ -117,7 +122,7 @@ class Stage:
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in (DEPLOY, STANDARD, ROLLBACK, SWITCH, STAGING, STOP):
+        for dag_id in ENDED:
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN:
                     continue
@@ -126,6 +131,8 @@ class Stage:
                     self._take_off(row["dag_run_id"])
                     continue
                 self.say(f"ending {dag_id} {row['dag_run_id']}, which is {row['state']}")
+                # The last task of a run whose schedule is off never begins.
+                self.admin.set_paused(dag_id, False)
                 run = Run(self.client, self.airflow.supervision, self.records, dag_id, row["dag_run_id"])
                 # A stop that is under way is soon over; one that waits for the lease comes back after minutes.
                 if dag_id != STOP or run.tasks()["acquire_lease"].state == "up_for_retry":
@@ -134,6 +141,27 @@ class Stage:
                     run.until_ended(120)
                 except MissedStateError as error:
                     raise StageError(f"{run} does not end: {error}") from error
+        for dag_id in SCHEDULED:
+            self.admin.set_paused(dag_id, True)
+
+    def switch_on(self, dag_id: str) -> None:
+        """Switch a schedule on, until the next scenario; one that never ran begins at once, and is awaited."""
+        never_ran = not self.client.dag_runs(dag_id)
+        self.admin.set_paused(dag_id, False)
+        if never_ran:
+            self._await_runs(lambda: bool(self.client.dag_runs(dag_id)), f"the schedule of {dag_id} begins", 60)
+        self._await_runs(
+            lambda: all(row["state"] in FINISHED_RUN for row in self.client.dag_runs(dag_id)),
+            f"what {dag_id} has begun by itself ends",
+            300,
+        )
+
+    def _await_runs(self, condition: Callable[[], bool], what: str, timeout_seconds: float) -> None:
+        give_up_at = time.monotonic() + timeout_seconds
+        while not condition():
+            if time.monotonic() > give_up_at:
+                raise StageError(f"{what}: not within {timeout_seconds:g} s")
+            time.sleep(0.5)
 
     def _wake_paused_processes(self) -> None:
         for process in self.airflow.supervision.descendants():
@@ -155,15 +183,15 @@ class Stage:
                     ENVIRONMENT, release.release_id, "the fault test is over", Holder("chaos", "1", "chaos")
                 )
 
-    def _await_free_lease(self) -> None:
+    def _await_free_lease(self, name: str) -> None:
         give_up_at = time.monotonic() + LEASE_WAIT_SECONDS
-        while (lease := self.records.open_lease(ENVIRONMENT)) is not None:
+        while (lease := self.records.open_lease(name)) is not None:
             if time.monotonic() > give_up_at:
                 # As an admin would hand it back: by the ledger alone, without the procedures.
                 from sebenza_ops.ledger import Ledger
 
                 ledger = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}")
-                ledger.leases.release(ENVIRONMENT, lease.token, "left by a fault test", "chaos")
+                ledger.leases.release(name, lease.token, "left by a fault test", "chaos")
             time.sleep(0.2)
 
     def tidy(self, drill: Drill) -> None:

@@ -346,15 +346,18 @@ class ChangeRun:
         except LedgerUnavailable as error:
             log.error("nobody could be told, the ledger is down (%s): %s", error, question)
 
-    def tell_warning(self, text: str) -> None:
-        """Tell people what is amiss although the run goes on. That nobody could be told never breaks it."""
+    def tell_warning(self, text: str, about: str = "") -> None:
+        """Tell people what is amiss although the run goes on; each thing (`about`) once a run, whatever is tried again.
+
+        That nobody could be told never breaks it.
+        """
         from sebenza_ops.notify.outbox import deliver_pending, queue_warning
         from sebenza_ops.notify.runs import Run
 
         self.note(text, "warning")
         run = Run(self.holder.dag_id, self.holder.run_id, self.clear_number, self.holder.actor, self.conf)
         try:
-            if queue_warning(self.ledger, run, text):
+            if queue_warning(self.ledger, run, text, about=about):
                 deliver_pending(self.ledger)
         except LedgerUnavailable as error:
             log.error("nobody could be told, the ledger is down (%s): %s", error, text)

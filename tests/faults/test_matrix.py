@@ -12,10 +12,11 @@ from lab import paths
 from lab.chaos.__main__ import keep
 from lab.chaos.catalog import SCENARIOS, SELECTED, chosen
 from lab.chaos.matrix import PAGE, page
-from lab.chaos.moments import STEPS
+from lab.chaos.moments import BACKUP_STEPS, STEPS
 from lab.chaos.scenario import Result
 
 DAG_FILE = paths.CHECKOUT / "dags/deployment/deploy_blue_green.py"
+BACKUP_FILE = paths.CHECKOUT / "dags/backup/backup_database.py"
 
 
 def test_the_page_is_what_the_scenarios_say():
@@ -34,6 +35,16 @@ def test_faults_strike_at_every_step_of_the_dag(monkeypatch: pytest.MonkeyPatch)
     bag = DagBag(dag_folder=DAG_FILE)
 
     assert set(bag.dags["deploy_blue_green.development"].task_dict) == set(STEPS)
+
+
+def test_faults_strike_at_every_step_of_a_backup(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SEBENZA_ENVIRONMENTS", str(paths.CHECKOUT / "include/environments"))
+    dag = DagBag(dag_folder=BACKUP_FILE).dags["backup_database.production"]
+
+    assert tuple(task.task_id for task in dag.topological_sort()) == BACKUP_STEPS
+    for fault in ("task-killed", "worker-killed", "marked-failed"):
+        for step in BACKUP_STEPS:
+            assert chosen([f"backup-{fault}-{step.replace('_', '-')}"])
 
 
 @pytest.mark.parametrize("fault", ["task-killed", "worker-killed", "marked-failed", "cleared"])

@@ -92,7 +92,7 @@ def reach_by_itself(server: RestorableServer, patch: pytest.MonkeyPatch) -> None
 
     patch.setattr(steps, "open_session", open_session)
     patch.setattr(restoring, "open_session", open_session)
-    for module in (point_plan, run_record, fencing):
+    for module in (point_plan, run_record, fencing, steps):
         patch.setattr(module, "on_hosts", on_hosts)
     extra = {
         "endpoint_url": f"https://127.0.0.1:{server.port}",

@@ -234,6 +234,12 @@ def test_without_the_old_primary_the_loss_is_a_time() -> None:
     assert unseen.seconds == 10.0
     never = loss_by_time(replace(REPLICA, last_commit_at=None), {}, "db1", "db1 can't be reached")
     assert never.words.startswith("not known (")
+    # By the dead primary's clock: one that was ahead would call any loss none.
+    assert REPLICA.last_commit_at is not None
+    ahead = replace(REPLICA, last_commit_at=REPLICA.now + 60)
+    told = loss_by_time(ahead, {"dbendpoint": ENDPOINT}, "db1", "db1 can't be reached")
+    assert told.seconds is None
+    assert "60 s after now: that clock was ahead" in told.words
 
 
 def test_the_question_says_what_approving_accepts() -> None:

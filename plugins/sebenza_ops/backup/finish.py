@@ -6,16 +6,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from sebenza_ops.backup import hold
 from sebenza_ops.backup.dump_steps import MANIFEST, PREFIX, dump_prefix
 from sebenza_ops.backup.jobs import await_job
 from sebenza_ops.backup.plan import BackupPlan
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
 from sebenza_ops.backup.rpo import RecoveryPoint, recovery_point
-from sebenza_ops.backup.steps import catalog_follows, on_host
-from sebenza_ops.changes import ChangeRun
+from sebenza_ops.backup.steps import catalog_follows, host_states, on_host
+from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import BackupKind
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.ssh import Fence
+
+# What is told of it is told once a run.
+RECOVERY_POINT = "recovery-point"
 
 
 def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: list[str]) -> dict[str, Any]:
@@ -24,17 +29,11 @@ def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: 
     Raises JobRunning while pgBackRest removes sets.
     """
     warnings = [*plan.warnings, *older_problems]
-    expire_sets(run, plan, label, warnings)
-    try:
-        delete_dumps(run, plan)
-    except OutsideSystemError as error:
-        # What is too old costs space; it is no reason to call a verified backup a failure.
-        warnings.append(f"old dumps could not be removed: {error}")
+    remove_old(run, plan, label, warnings)
     point = measure(run, plan)
-    objective = run.environment.policies.objectives.rpo_seconds
-    if point.seconds is None or point.seconds > objective:
-        shown = "can't be told" if point.seconds is None else f"is {point.seconds:.0f} s"
-        warnings.append(f"the recovery point {shown}, the objective is {objective} s: {point.reason}")
+    missed = missed_objective(run, point)
+    if missed:
+        run.tell_warning(missed, about=RECOVERY_POINT)
     else:
         run.note(f"recovery point: at most {point.seconds:.0f} s would be lost now ({point.reason})", "success")
     made = run.ledger.backup_sets.find(run.environment.name, BackupKind.PHYSICAL, label)
@@ -47,15 +46,73 @@ def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: 
         "label": label,
         "type": plan.backup_type,
         "rpo_seconds": point.seconds,
-        "warnings": warnings,
+        "warnings": [*warnings, *([missed] if missed else [])],
     }
 
 
-def expire_sets(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> None:
-    """Let pgBackRest remove sets and WAL that are older than the policy keeps, unless the last good one would go."""
+def missed_objective(run: ChangeRun, point: RecoveryPoint) -> str:
+    """What is to be told of a recovery point; empty while it is within the objective."""
+    objective = run.environment.policies.objectives.rpo_seconds
+    if point.seconds is not None and point.seconds <= objective:
+        return ""
+    shown = "can't be told" if point.seconds is None else f"is {point.seconds:.0f} s"
+    return f"the recovery point {shown}, the objective is {objective} s: {point.reason}"
+
+
+def tell_if_behind(run: ChangeRun) -> None:
+    """Tell people when the archive is behind by more than the objective: of a backup that can't even begin.
+
+    By the primary's own account, as the repository may be what does not answer. Never raises.
+    """
+    states, unreachable = host_states(run.environment)
+    primaries = [state for state in states.values() if not state.in_recovery]
+    if len(primaries) == 1:
+        archive = primaries[0].archive
+        point = recovery_point(archive, archive.archived_wal[:24] if archive.archived_wal else None)
+    else:
+        point = RecoveryPoint(None, "; ".join(unreachable.values()) or f"there are {len(primaries)} primaries")
+    missed = missed_objective(run, point)
+    if missed:
+        run.tell_warning(missed, about=RECOVERY_POINT)
+
+
+def remove_old(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> None:
+    """Remove what the policy does not keep, unless somebody restores just now: the next backup does it then.
+
+    Raises JobRunning while pgBackRest removes sets.
+    """
+    try:
+        with hold.removal(run) as held:
+            expire_sets(run, held.fence, plan, label, warnings)
+            try:
+                delete_dumps(run, plan)
+            except OutsideSystemError as error:
+                # What is too old costs space; it is no reason to call a verified backup a failure.
+                warnings.append(f"old dumps could not be removed: {error}")
+    except ChangeRefusedError as error:
+        warnings.append(f"nothing that is too old was removed: {error}. The next backup does it")
+        run.note(warnings[-1], "warning")
+
+
+def expire_sets(run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warnings: list[str]) -> None:
+    """Let pgBackRest remove sets and WAL that are older than the policy keeps, unless the last good one would go.
+
+    Args:
+        run: The run.
+        fence: Of the lease of the environment's sets, which a restore holds while it reads one.
+        plan: What is backed up.
+        label: The set that was made.
+        warnings: Takes what is to be told.
+    """
     environment, days = run.environment, run.environment.policies.retention.backups_days
     job = f"{plan.job}-expire"
-    with on_host(environment, plan.host) as (pgbackrest, _):
+    with on_host(environment, plan.host) as (pgbackrest, host):
+        host.raise_token(run.fence)
+        clock = host.clock()
+        if clock.is_wrong:
+            warnings.append(f"no set was removed: {clock.words}, and pgBackRest would count their ages by it")
+            run.note(warnings[-1], "warning")
+            return
         info = pgbackrest.info()
         present = catalog_follows(run, info, "not in the repository")
         expiring = pgbackrest.expiring(days)
@@ -70,7 +127,7 @@ def expire_sets(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str
             environment.host(plan.host),
             job,
             "the expiration",
-            lambda: pgbackrest.start_expire(run.fence, job, days),
+            lambda: pgbackrest.start_expire(fence, job, days),
             pgbackrest.status,
         )
         left = pgbackrest.info()

@@ -62,7 +62,9 @@ class PlanBackupOperator(BackupOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.backup.errors import BackupRefusedError
+        from sebenza_ops.backup.finish import tell_if_behind
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS, plan_backup, take_lease
+        from sebenza_ops.systems.errors import OutsideSystemError
 
         run, task_instance = self.find_run(context), context["ti"]
         try:
@@ -76,6 +78,10 @@ class PlanBackupOperator(BackupOperator):
             if is_for_now and not is_backup and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"to be tried again in {self.retry_delay}: {error}") from error
             raise AirflowFailException(str(error)) from error
+        except OutsideSystemError:
+            # While nothing can be backed up, what would be lost grows: people learn of it now, not with the last try.
+            tell_if_behind(run)
+            raise
         return plan.model_dump(mode="json")
 
 

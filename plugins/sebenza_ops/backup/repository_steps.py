@@ -138,7 +138,7 @@ def check_repository(run: ChangeRun, host: str, job: str) -> list[str]:
     state = read_repository(run, host, job)
     problems = [*state.problems(), *damaged_dumps(run)]
     if problems:
-        run.tell_warning(f"damaged in the repository of {run.environment.name}: {'; '.join(problems)}")
+        run.tell_warning(f"damaged in the repository of {run.environment.name}: {'; '.join(problems)}", about="damage")
         verdict, text = "fail", "; ".join(problems)
     else:
         verdict = "pass"

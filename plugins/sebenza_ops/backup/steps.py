@@ -13,8 +13,9 @@ from sebenza_ops.backup.plan import BackupPlan, check_archiving, check_space, ch
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.environments.backup_policy import BackupPolicy
 from sebenza_ops.environments.models import Environment, Host, Role
-from sebenza_ops.ledger import BackupKind, BackupSet, Lease, LeaseHeld
+from sebenza_ops.ledger import BackupKind, BackupSet, Lease, LeaseHeld, LeaseKind
 from sebenza_ops.systems.backup_host import BackupHost, DatabaseHostState
+from sebenza_ops.systems.clocks import HostClock, read_clock
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, parse_seen_token
 from sebenza_ops.systems.pgbackrest import PgBackRest, RepositoryInfo, RepositorySet
@@ -51,6 +52,19 @@ def take_lease(run: ChangeRun) -> int:
 
     Returns the token. Raises ChangeRefusedError while another backup of the environment works.
     """
+    try:
+        return acquire_with_hosts(run, PURPOSE)
+    except ChangeRefusedError as error:
+        if isinstance(error.__cause__, LeaseHeld):
+            raise ChangeRefusedError(_other_backup(error.__cause__.lease), is_for_now=True) from error
+        raise
+
+
+def acquire_with_hosts(run: ChangeRun, purpose: str, kind: LeaseKind = LeaseKind.CHANGE) -> int:
+    """Take the run's lease with a token above every one that a database host has seen, and tell them.
+
+    Returns the token. Raises ChangeRefusedError.
+    """
     environment = run.environment
     hosts, login = database_hosts(environment), database_login(environment)
     work_dir = policy_of(environment).work_dir
@@ -62,12 +76,7 @@ def take_lease(run: ChangeRun) -> int:
         return parse_seen_token(session.host.name, text)
 
     seen = [answer.token for answer in on_hosts(hosts, login, read).values() if isinstance(answer, SeenToken)]
-    try:
-        lease = run.acquire(PURPOSE, LEASE_TTL_SECONDS, max(seen, default=0))
-    except ChangeRefusedError as error:
-        if isinstance(error.__cause__, LeaseHeld):
-            raise ChangeRefusedError(_other_backup(error.__cause__.lease), is_for_now=True) from error
-        raise
+    lease = run.acquire(purpose, LEASE_TTL_SECONDS, max(seen, default=0), kind)
 
     def raise_(session: HostSession) -> SeenToken:
         arguments = run.fence.arguments(session.host.path(work_dir))
@@ -106,6 +115,7 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     # Before hours of work: a set without its WAL is none.
     with on_host(environment, primary.host) as (pgbackrest, _):
         pgbackrest.check()
+    warnings = (*warnings, *wrong_clocks(environment))
     plan = BackupPlan(
         environment=environment.name,
         job=job_key(run.holder, run.clear_number),
@@ -131,6 +141,16 @@ def host_states(environment: Environment) -> tuple[dict[str, DatabaseHostState],
     )
     states = {name: answer for name, answer in answers.items() if isinstance(answer, DatabaseHostState)}
     return states, {name: str(answer) for name, answer in answers.items() if isinstance(answer, OutsideSystemError)}
+
+
+def wrong_clocks(environment: Environment) -> tuple[str, ...]:
+    """What is to be told of the clocks of the database hosts: a set's times are those of the host that made it."""
+    answers = on_hosts(database_hosts(environment), database_login(environment), read_clock)
+    return tuple(
+        f"{clock.words}: times in the WAL, and those of sets that are made there, are as wrong; mend it (timedatectl)"
+        for clock in answers.values()
+        if isinstance(clock, HostClock) and clock.is_wrong
+    )
 
 
 def info_of_idle(environment: Environment, host: str) -> RepositoryInfo:

@@ -50,11 +50,15 @@ def question_messages(facts: RunFacts, question: str, channels: Iterable[Channel
     return _to_all(unpaged, QUESTION, facts, Severity.WARNING, subject, [("Question", question)])
 
 
-def warning_messages(facts: RunFacts, text: str, channels: Iterable[Channel]) -> list[Message]:
-    """Say that something is amiss although the run goes on; nobody is paged for it."""
+def warning_messages(facts: RunFacts, text: str, channels: Iterable[Channel], about: str = "") -> list[Message]:
+    """Say that something is amiss although the run goes on; nobody is paged for it.
+
+    A run tells of each thing (`about`) once.
+    """
     subject = f"[{facts.run.environment}] {facts.run.procedure} warns: {text}"
     unpaged = [channel for channel in channels if channel.type != "pagerduty"]
-    return _to_all(unpaged, WARNING, facts, Severity.WARNING, subject, [("What is amiss", text)])
+    kind = f"{WARNING}.{about}" if about else WARNING
+    return _to_all(unpaged, kind, facts, Severity.WARNING, subject, [("What is amiss", text)])
 
 
 def success_messages(facts: RunFacts, channels: Iterable[Channel]) -> list[Message]:

@@ -103,10 +103,13 @@ def queue_notice(ledger: Ledger, run: Run, text: str, channels: Channels | None 
     return _queue(ledger, notice_messages(facts, text, _channels(run, Severity.INFO, channels)))
 
 
-def queue_warning(ledger: Ledger, run: Run, text: str, channels: Channels | None = None) -> list[str]:
-    """Queue one message a channel about what is amiss in a run that goes on; return the channels that had none yet."""
+def queue_warning(ledger: Ledger, run: Run, text: str, channels: Channels | None = None, about: str = "") -> list[str]:
+    """Queue one message a channel about what is amiss in a run that goes on; return the channels that had none yet.
+
+    What it is `about` is told once a run.
+    """
     facts = gather_facts(ledger, run)
-    return _queue(ledger, warning_messages(facts, text, _channels(run, Severity.WARNING, channels)))
+    return _queue(ledger, warning_messages(facts, text, _channels(run, Severity.WARNING, channels), about))
 
 
 def queue_question(ledger: Ledger, run: Run, question: str, channels: Channels | None = None) -> list[str]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+# Until the next step takes the hold on the sets again: so long may a busy scheduler take.
+HOLD_SECONDS = 600.0
 # A run that gives this for a set's label is asked.
 CHOOSE = "choose"
 
@@ -85,6 +87,7 @@ class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.database_restore import DatabaseRestoreRefusedError
         from sebenza_ops.recovery.database_restore_steps import begin
         from sebenza_ops.recovery.point_target import TargetRefusedError
@@ -94,8 +97,9 @@ class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
         run = ChangeRun.from_context(context, self.environment)
         try:
             take_lease(run, self.purpose(context))
-            with run.kept_lease(self.lease_ttl_seconds(run)):
+            with run.kept_lease(self.lease_ttl_seconds(run)), hold.kept(run, self.purpose(context)) as held:
                 plan = begin(run, {**context["params"], "set": str(self.chosen or "")})
+                held.extend_for_wait(HOLD_SECONDS)
         except (ChangeRefusedError, DatabaseRestoreRefusedError, TargetRefusedError) as error:
             run.note(str(error), "error")
             raise AirflowFailException(str(error)) from error
@@ -125,6 +129,7 @@ class RestoreIntoOperator(DatabaseRestoreOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns what was found. A killed attempt's jobs are found again."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.database_restore import DatabaseRestorePlan, DatabaseRestoreRefusedError
         from sebenza_ops.recovery.database_restore_steps import RestoredDiffersError, restore_into
         from sebenza_ops.recovery.run_record import JobFailedError
@@ -133,8 +138,15 @@ class RestoreIntoOperator(DatabaseRestoreOperator):
         run = self.begin(context)
         with run.kept_lease(self.lease_ttl_seconds(run)):
             try:
-                return restore_into(run, DatabaseRestorePlan.model_validate(self.plan))
-            except (RestoredDiffersError, DatabaseRestoreRefusedError, JobFailedError, FencedOffError) as error:
+                with hold.kept(run, self.purpose(context)):
+                    return restore_into(run, DatabaseRestorePlan.model_validate(self.plan))
+            except (
+                RestoredDiffersError,
+                DatabaseRestoreRefusedError,
+                JobFailedError,
+                FencedOffError,
+                ChangeRefusedError,
+            ) as error:
                 run.note(str(error), "error")
                 raise AirflowFailException(str(error)) from error
 
@@ -144,6 +156,7 @@ class FinishDatabaseRestoreOperator(DatabaseRestoreOperator):
 
     def execute(self, context: Context) -> str:
         """Returns the run's summary; fails, so that the run fails, when any task has failed."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.database_restore_steps import finish, record_of
 
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
@@ -163,6 +176,7 @@ class FinishDatabaseRestoreOperator(DatabaseRestoreOperator):
             current = leases.current(self.environment)
             if current is not None and current.holder.is_run(run.holder):
                 leases.release(self.environment, current.token, "the run has ended")
+            hold.let_go(run)
         if failed:
             raise AirflowFailException(summary)
         return summary

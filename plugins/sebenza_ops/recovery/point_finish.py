@@ -56,8 +56,16 @@ def settle(run: ChangeRun, plan: PointPlan) -> list[str]:
     return amiss
 
 
-def finish(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may_settle: bool) -> str:
-    """Record the outcome and store the evidence. Returns the summary."""
+def finish(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may_settle: bool, backup_run: str = "") -> str:
+    """Record the outcome and store the evidence. Returns the summary.
+
+    Args:
+        run: The run.
+        failed: The tasks that failed.
+        plan_only: It was to plan only.
+        may_settle: It has started something, and holds the lease.
+        backup_run: The backup that was started afterwards, if one was.
+    """
     holder, ledger, name = run.holder, run.ledger, run.environment.name
     record = record_of(run)
     known = record.progress()
@@ -78,6 +86,10 @@ def finish(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, may_settle
         summary += f". {'. '.join(amiss)}"
     if state == "swapped":
         due = "the archive has a new timeline: make a full backup now (backup_database, type full)"
+        if backup_run:
+            due = (
+                f"a full backup was started (backup_database.{name} {backup_run}; it waits while that is switched off)"
+            )
         run.tell_warning(due)
         summary += f"; {due}"
     fact = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
-from sebenza_ops.change_operators import ChangeOperator, tasks_that_failed
+from sebenza_ops.change_operators import RETRIES, ChangeOperator, tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.procedures import refuse_unknown_conf
 from sebenza_ops.recovery.switch_operators import ApproveSwitchOperator
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from sebenza_ops.recovery.point_steps import RestoredPoint
 
 PLAN_TASK_ID = "plan_restore"
+BACK_UP_TASK_ID = "back_up_anew"
+# Until the next step takes the hold on the sets again: so long may a busy scheduler take.
+HOLD_SECONDS = 600.0
 
 
 class PointOperator(ChangeOperator):
@@ -44,6 +49,7 @@ class PlanPointRestoreOperator(PointOperator, SkipMixin):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.point_steps import begin
         from sebenza_ops.recovery.point_target import TargetRefusedError, parse_target
         from sebenza_ops.recovery.run_record import JobFailedError, excluded_people, take_lease
@@ -55,8 +61,9 @@ class PlanPointRestoreOperator(PointOperator, SkipMixin):
             # A slip of the pen is told before anything is asked of a host.
             parse_target(str(params["target_type"]), str(params["target"]), exclusive=bool(params["exclusive"]))
             take_lease(run, self.purpose(context))
-            with run.kept_lease(self.lease_ttl_seconds(run)):
+            with run.kept_lease(self.lease_ttl_seconds(run)), hold.kept(run, self.purpose(context)) as held:
                 plan = begin(run, params)
+                held.extend_for_wait(HOLD_SECONDS)
         except (ChangeRefusedError, TargetRefusedError, JobFailedError) as error:
             run.note(str(error), "error")
             raise AirflowFailException(str(error)) from error
@@ -97,17 +104,21 @@ class RestoreBesideOperator(PlannedPointOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the copy, and as `text` what the question shows. A killed attempt's restore is found again."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.point_steps import PointRestoreError, restore_beside
         from sebenza_ops.recovery.run_record import JobFailedError, excluded_people
         from sebenza_ops.systems.errors import FencedOffError
 
-        run = self.begin(context)
+        run, reason = self.begin(context), str(context["params"]["reason"])
         with run.kept_lease(self.lease_ttl_seconds(run)):
             try:
-                copy = restore_beside(run, self.parsed_plan(), str(context["params"]["reason"]), excluded_people(run))
-            except (JobFailedError, PointRestoreError, FencedOffError) as error:
+                with hold.kept(run, self.purpose(context)):
+                    copy = restore_beside(run, self.parsed_plan(), reason, excluded_people(run))
+            except (JobFailedError, PointRestoreError, FencedOffError, ChangeRefusedError) as error:
                 run.note(str(error), "error")
                 raise AirflowFailException(str(error)) from error
+        # The copy is whole: what it came from may be removed while people decide.
+        hold.let_go(run)
         return copy.model_dump(mode="json")
 
 
@@ -199,16 +210,43 @@ class VerifyPointRestoreOperator(RestoredPointOperator):
                 raise
 
 
+class BackUpAnewOperator(TriggerDagRunOperator):
+    """Starts the full backup that is due on a new timeline, and does not wait for it.
+
+    Give it a run id that is the same at each try: a try that was killed may have made the run.
+    """
+
+    safe_to_retry = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            **{"retries": RETRIES, "retry_delay": timedelta(0), "skip_when_already_exists": True, **kwargs}
+        )
+
+
 class FinishPointRestoreOperator(PointOperator):
-    """Teardown: no copy is left, nobody is held; records the outcome, stores the evidence, gives the lease back."""
+    """Teardown: no copy is left, nobody is held; records the outcome, stores the evidence, gives the lease back.
+
+    Args:
+        backup_run: The run of the backup that was started, for the summary; a template.
+    """
+
+    template_fields: Sequence[str] = ("backup_run",)
+
+    def __init__(self, *, backup_run: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.backup_run = backup_run
 
     def execute(self, context: Context) -> str:
         """Returns the run's summary; fails, so that the run fails, when any task has failed."""
+        from sebenza_ops.backup import hold
         from sebenza_ops.recovery.point_finish import finish
         from sebenza_ops.recovery.point_steps import record_of
 
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
-        failed = tasks_that_failed(states.get(context["run_id"], {}), self.task_id)
+        found = states.get(context["run_id"], {})
+        failed = tasks_that_failed(found, self.task_id)
+        backup_run = self.backup_run if str(found.get(BACK_UP_TASK_ID)) in {"success", "skipped"} else ""
         plan_only = bool(context["params"].get("plan_only"))
         run = ChangeRun.from_context(context, self.environment)
         # A run that has started nothing takes no lease now: it may be another run's.
@@ -217,13 +255,14 @@ class FinishPointRestoreOperator(PointOperator):
             run = self.begin(context)
         try:
             with run.kept_lease(self.lease_ttl_seconds(run)) if has_started else nullcontext():
-                summary = finish(run, failed, plan_only=plan_only, may_settle=has_started)
+                summary = finish(run, failed, plan_only=plan_only, may_settle=has_started, backup_run=backup_run)
         finally:
             leases = run.ledger.leases
             current = leases.current(self.environment)
             if current is not None and current.holder.is_run(run.holder):
                 leases.release(self.environment, current.token, "the run has ended")
             leases.release_reservation(self.environment, run.holder, "the run has ended")
+            hold.let_go(run)
         if failed:
             raise AirflowFailException(summary)
         return summary

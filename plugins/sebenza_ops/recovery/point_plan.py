@@ -24,6 +24,7 @@ from sebenza_ops.recovery.point_reach import (
 )
 from sebenza_ops.recovery.point_target import Target, TargetKind, TargetRefusedError, moment_text, parse_target
 from sebenza_ops.recovery.run_record import await_job
+from sebenza_ops.systems.clocks import SKEW_WARNING_SECONDS
 from sebenza_ops.systems.database_server import DatabaseServer, ServerState, lsn_text
 from sebenza_ops.systems.errors import OutsideSystemError, RemoteCommandError
 from sebenza_ops.systems.pgbackrest import PgBackRest, RepositorySet
@@ -48,6 +49,7 @@ class PointPlan(BaseModel):
         need_bytes: Free disk that the restored copy needs.
         reach: What the archive can reach.
         primary_words: How the primary was found.
+        clock: How wrong the clock is by which the times of commits were taken; empty when it is right.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +67,7 @@ class PointPlan(BaseModel):
     need_bytes: int
     reach: str
     primary_words: str
+    clock: str = ""
 
     @property
     def words(self) -> str:
@@ -134,7 +137,11 @@ def plan_point_restore(run: ChangeRun, params: Mapping[str, Any], key: str) -> P
     with on_archive(run, primary.host) as ways:
         bring_up_to_date(run, ways, run.fence)
         timeline = int(params.get("timeline") or 0) or primary.timeline
-        chosen, reach = choose(run, ways, target, timeline, key, str(params.get("set") or ""))
+        clock = wrong_clock(ways, target)
+        try:
+            chosen, reach = choose(run, ways, target, timeline, key, str(params.get("set") or ""))
+        except TargetRefusedError as error:
+            raise TargetRefusedError(f"{error}. {clock}" if clock else str(error)) from error
         need = chosen.size_bytes * 11 // 10 + policy.minimum_free_bytes
         room = ways.archive.room()
     if not room.may_write_beside:
@@ -161,9 +168,25 @@ def plan_point_restore(run: ChangeRun, params: Mapping[str, Any], key: str) -> P
         need_bytes=need,
         reach=reach,
         primary_words=primary.words,
+        clock=clock,
     )
+    if clock:
+        run.note(clock, "warning", host=plan.host)
     run.note(f"planned: {plan.words}. Reachable: {reach}", host=plan.host)
     return plan
+
+
+def wrong_clock(ways: Ways, target: Target) -> str:
+    """What people must know of the clock of the primary before they give a time; empty when it is right."""
+    if target.kind is not TargetKind.TIME:
+        return ""
+    clock = ways.archive.clock()
+    if clock.sure_seconds <= SKEW_WARNING_SECONDS:
+        return ""
+    return (
+        f"Times in the WAL are by the server's clock, and {clock.words} now: what was seen on another clock has "
+        "another time there. The target is taken as the server's time"
+    )
 
 
 def ways_of(environment: Environment, session: HostSession) -> Ways:

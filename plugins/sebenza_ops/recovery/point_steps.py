@@ -204,6 +204,8 @@ def question(
         f"errors for some seconds. {plan.replica} is made its replica afterwards. Rejecting removes the copy.",
         f"Requested by {requested_by}: {' '.join(reason.split())}",
     ]
+    if plan.clock:
+        parts.insert(1, f"**{plan.clock}.**")
     if excluded:
         parts.append("May not approve: " + ", ".join(f"{name} ({role})" for name, role in excluded.items()) + ".")
     return "\n\n".join(parts)

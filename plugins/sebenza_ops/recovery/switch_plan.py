@@ -46,6 +46,10 @@ class Stage(StrEnum):
     """The new one is the primary."""
 
 
+# Ours: the endpoint tells whole seconds, and clocks that are right differ by less than one.
+CLOCK_TOLERANCE_SECONDS = 2.0
+
+
 class Loss(BaseModel):
     """What the new primary does not have.
 
@@ -319,9 +323,16 @@ def loss_by_time(new: ServerState, endpoints: EndpointStates, old: str, why: str
         if isinstance(state, EndpointState) and old in state.servers and not state.servers[old].is_up
     ]
     until, how = (max(seen), "the endpoint saw it last") if seen else (new.now, "now")
+    last = datetime.fromtimestamp(new.last_commit_at, UTC).isoformat(timespec="milliseconds")
+    # Of the old primary's clock, which nobody can ask any more.
+    ahead = new.last_commit_at - until
+    if ahead > CLOCK_TOLERANCE_SECONDS:
+        return Loss(
+            basis=f"{why}; by its clock the last commit that is kept is of {last}, {ahead:.0f} s after {how}: that "
+            "clock was ahead, and tells nothing of what is missing"
+        )
     # A check a second, two of which must fail.
     seconds = max(0.0, until - new.last_commit_at)
-    last = datetime.fromtimestamp(new.last_commit_at, UTC).isoformat(timespec="milliseconds")
     return Loss(seconds=seconds, basis=f"{why}; last commit that is kept: {last}, up to when {how}")
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sebenza_ops.environments.models import Environment
+from sebenza_ops.systems.clocks import HostClock, read_clock
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.pgbackrest import JobStatus, parse_job_status
@@ -193,6 +194,14 @@ class BackupHost:
         """Role, lag, space and archive. Raises NoDataError when they can't be told."""
         arguments = [self._work_dir, *self._server(), self._environment.database.name]
         return parse_host_state(self._session.run_script("backup_host_state", arguments).stdout, self.host)
+
+    def clock(self) -> HostClock:
+        """The host's clock against this worker's."""
+        return read_clock(self._session)
+
+    def raise_token(self, fence: Fence) -> None:
+        """Tell the host a fencing token. Raises FencedOffError when it has seen a later one."""
+        self._session.run_script("fence_raise", fence.arguments(self._work_dir))
 
     def wal_now(self) -> str:
         """The LSN up to which a primary has written. Raises RemoteCommandError on a replica."""

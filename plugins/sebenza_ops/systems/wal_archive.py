@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sebenza_ops.environments.models import Environment
+from sebenza_ops.systems.clocks import HostClock, read_clock
 from sebenza_ops.systems.database_server import SEGMENT_BYTES, parse_lsn
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.pgbackrest import READ_TIMEOUT_SECONDS, JobStatus, parse_job_status
@@ -283,6 +284,10 @@ class WalArchive:
         """What a scan that is done has found."""
         text = self._session.run_script("file_read", [f"{self._work_dir}/{job}/found.jsonl"]).stdout
         return parse_found(text, self._session.host.name)
+
+    def clock(self) -> HostClock:
+        """The host's clock against this worker's."""
+        return read_clock(self._session)
 
     def room(self) -> Room:
         """Free space on the host."""
