@@ -127,7 +127,7 @@ def recovered(tmp_path: Path, conf: dict[str, Any], shown: tuple[str, ...]) -> t
     """The text of the session, and how long the recovery took from its start."""
     began = time.monotonic()
     session = break_glass(tmp_path, conf)
-    session.until("to go on, anything else to end", 300)
+    session.until("to go on, anything else to end", 500)
     for text in shown:
         assert text in session.text, session.text[-3000:]
     session.answer(APPROVE)

@@ -239,6 +239,14 @@ def test_what_the_keys_do_not_open_or_the_archive_does_not_reach_is_never_put_in
     with pytest.raises(JobFailedError, match="recovery ended before configured recovery target was reached"):
         restored(server, beyond, all_of_it=True)
     assert not Path(copy_of(server, beyond).restored).exists()
+    # With no cluster at all on the host, which pgBackRest reads no WAL without.
+    Path(copy_of(server, source).data).rename(f"{server.root}/data.gone")
+    try:
+        again = find_source(server.run("disaster_recovery"), "primary", "db1")
+    finally:
+        Path(f"{server.root}/data.gone").rename(copy_of(server, source).data)
+    assert again.model_copy(update={"key": source.key}) == source
+    assert not list(server.root.rglob("*-look/pg")), "a cluster was left on the host"
     with pytest.MonkeyPatch.context() as patch:
         reach(server, patch)
         patch.setenv("AIRFLOW_CONN_SEBENZA_PRODUCTION_BACKUP_CIPHER", '{"conn_type": "generic", "password": "other"}')

@@ -102,7 +102,12 @@ def find_source(run: ChangeRun, to_site: str, host: str) -> RestoreSource:
     policy = placed.policies.backup
     if policy is None or placed.database.ssh_conn_id is None:
         raise NoDataError(f"{placed.name} has no policies.backup: there is nothing to restore", host=host)
-    keys = RepositoryKeys.from_connections(policy.cipher_conn_id, policy.repository_conn_id)
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        keys = RepositoryKeys.from_connections(policy.cipher_conn_id, policy.repository_conn_id)
+    except AirflowNotFoundException as error:
+        raise NoDataError(f"its keys are not here: {error}", host=host) from error
     key = job_key(run)
     try:
         with open_session(placed.host(host), placed.database.ssh_conn_id) as session:

@@ -20,6 +20,8 @@ from sebenza_ops.systems.point_restore import SWAP_TIMEOUT_SECONDS, PointRestore
 from sebenza_ops.systems.ssh import Fence, HostSession
 
 NOTHING = "-"
+# Where there is no cluster, the databases of a new one are restored: some 30 MB, and the empty files of the large one.
+OPEN_TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,14 @@ class OpenRepository:
 
     def open(self, keys: RepositoryKeys) -> Environment:
         """Returns the environment with a configuration of pgBackRest that uses the keys; `close` removes it."""
-        config = self._session.host.path(self._policy.config_file)
-        self._session.run_script("repository_open", [self._work_dir, self._job, config], stdin=_lines(keys))
+        host, database = self._session.host, self._environment.database
+        version = str(database.major_version)
+        data = host.path(database.data_dir.replace("{version}", version))
+        place = [self._work_dir, self._job, host.path(self._policy.config_file), self._policy.stanza]
+        cluster = [data, f"/usr/lib/postgresql/{version}/bin", database.name]
+        self._session.run_script(
+            "repository_open", [*place, *cluster], stdin=_lines(keys), timeout_seconds=OPEN_TIMEOUT_SECONDS
+        )
         # As the host sees it from its own root: the readers put that before it.
         backup = self._policy.model_copy(update={"config_file": f"{self._policy.work_dir}/{self._job}/pgbackrest.conf"})
         policies = self._environment.policies.model_copy(update={"backup": backup})
