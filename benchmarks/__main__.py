@@ -48,6 +48,7 @@ IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
         backups.measure,
     ),
     ((recoveries.PITR,), recoveries.measure),
+    ((recoveries.RTO, recoveries.RPO), recoveries.measure_failover),
     (("blue_green.bad_release_to_safe_seconds",), bad_releases.measure_late_5xx),
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )

@@ -5,6 +5,7 @@ It comes with `python -m lab up --secondary-site`. What a disaster recovery has 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 from lab import application_hosts, emptying, nameserver, object_copy, paths, postgres, releases, supervision
@@ -58,6 +59,12 @@ def rebuild_standby() -> None:
         until(streams, f"{STANDBY}: streams from production's primary (its log says why not)", 30)
     except LabError as error:
         raise LabError(f"{error}; {_as_seen()}") from None
+
+
+def destroy_standby() -> None:
+    """The site's database is gone, as with its disk: killed, and no file of its cluster is left."""
+    supervision.stop(STANDBY, "postgresql")
+    shutil.rmtree(postgres.data_directory(STANDBY))
 
 
 def streams() -> bool:

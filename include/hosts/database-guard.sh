@@ -8,7 +8,7 @@
 #   GUARD_USER       a role that may connect there to `postgres` without a password (the endpoint's health check has one)
 #   GUARD_SECONDS    how long it waits for an answer; default 30
 #   GUARD_ALONE_FILE a file that lets it start without any answer: somebody knows that the other site does not serve. It
-#                    counts for the next start only
+#                    counts for the next start only. Beside it the file guard-ran tells when it ran, and whom it would ask
 # It starts as it is when it is a replica, when a witness of the same cluster is a replica, or when a witness answers that
 # does not have a newer history. It is made a replica of nobody, which takes no writes, when a witness is a primary with a
 # newer history, and when none answers: no data is not good news. It then waits for `rejoin` or `failback`.
@@ -25,6 +25,11 @@ be_replica() {
   : >"$GUARD_DATA/standby.signal"
   sync "$GUARD_DATA"
 }
+# By this check_environment sees that no start goes past it.
+if [ -n "${GUARD_ALONE_FILE:-}" ]; then
+  mkdir -p "$(dirname "$GUARD_ALONE_FILE")"
+  printf '%s %s\n' "$(date +%s)" "${GUARD_WITNESSES:-}" >"$(dirname "$GUARD_ALONE_FILE")/guard-ran"
+fi
 _alone=
 if [ -n "${GUARD_ALONE_FILE:-}" ] && [ -e "$GUARD_ALONE_FILE" ]; then
   _alone=yes

@@ -1,6 +1,6 @@
-# point_swap.sh STATE_DIR ENVIRONMENT TOKEN HOLDER DATA RESTORED ASIDE BIN SYSTEM_IDENTIFIER
+# point_swap.sh STATE_DIR ENVIRONMENT TOKEN HOLDER DATA RESTORED ASIDE BIN SYSTEM_IDENTIFIER [may-be-gone]
 # Puts RESTORED, a whole cluster beside, in the place of DATA, which is kept as ASIDE. Neither may run. Killed anywhere, it is
-# run again. Prints "swapped" or "already".
+# run again. With "may-be-gone" there may be no DATA at all: then ASIDE is empty. Prints "swapped" or "already".
 fence "$1" "$2" "$3" "$4"
 shift 4
 cd /
@@ -15,6 +15,7 @@ if [ -d "$_data" ] && [ -d "$_aside" ] && [ ! -d "$_restored" ]; then
   exit 0
 fi
 [ -d "$_restored" ] || fail "there is no restored copy $_restored: nothing was moved"
+if [ "${6:-}" = may-be-gone ] && [ ! -d "$_data" ] && [ ! -d "$_aside" ]; then mkdir "$_aside"; fi
 [ -d "$_data" ] || [ -d "$_aside" ] || fail "there is neither $_data nor $_aside: nothing was moved"
 if [ -d "$_data" ] && [ -d "$_aside" ]; then fail "$_aside is there already: nothing was moved"; fi
 if [ -d "$_data" ] && "$_bin/pg_ctl" status -D "$_data" >/dev/null 2>&1; then fail "a server runs in $_data: it is stopped and fenced first"; fi

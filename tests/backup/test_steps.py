@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sebenza_ops.backup import restore_steps, steps
-from sebenza_ops.backup.dump_steps import dump_database, dump_prefix
+from sebenza_ops.backup.dump_steps import dump_database
 from sebenza_ops.backup.errors import BackupDamagedError, BackupRefusedError
 from sebenza_ops.backup.finish import finish_backup
 from sebenza_ops.backup.plan import BackupPlan
@@ -16,6 +16,7 @@ from sebenza_ops.backup.repository_steps import verify_backup
 from sebenza_ops.backup.restore_steps import plan_restore_test, restore_set
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import BackupKind, Holder, Ledger
+from sebenza_ops.systems.database_restore import dump_prefix
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.pgbackrest import PgBackRest
 from tests.backup.local_hosts import reach

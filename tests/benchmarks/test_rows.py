@@ -27,6 +27,8 @@ PROMISED = {
     "rollback.cold_seconds",
     "rollback.failed_requests",
     "recovery.pitr_wrong_rows",
+    "recovery.failover_rto_seconds",
+    "recovery.rpo_seconds",
     "backup.wall_seconds",
     "backup.stored_bytes",
     "restore.wall_seconds",

@@ -17,6 +17,7 @@ from sebenza_ops.estate.gathered import (
     DatabaseReading,
     DnsReading,
     DnsRecordReading,
+    EscrowReading,
     EstateReading,
     HostReading,
     LedgerReading,
@@ -113,6 +114,7 @@ def _secondary(environment: Environment) -> SiteReading:
         standbys={"db3": database_state("db3", in_recovery=True)},
         storage=_storage("https://storage2.sebenza.com"),
         copy_seconds=4.0,
+        escrow=EscrowReading("escrow/production.yaml.age", 3 * 86400.0),
         backups={host.name: _backups(host, is_replica=True) for host in place.hosts_with_role(Role.DATABASE)},
     )
 
@@ -151,6 +153,9 @@ def broken(reading: EstateReading, environment: Environment | None = None) -> li
     return [finding for finding in report(reading, environment).findings if finding.verdict is not Verdict.OK]
 
 
+OTHER_SITE = {"primary": ("198.51.100.33:5432",), "secondary": ("192.0.2.31:5432", "192.0.2.32:5432")}
+
+
 def _backups(host: Host, *, is_replica: bool) -> BackupReading:
     info = {
         "archive": [{"id": "15-1", "min": "000000010000000000000001", "max": "000000010000000000000008"}],
@@ -165,6 +170,8 @@ def _backups(host: Host, *, is_replica: bool) -> BackupReading:
         "version": "pgBackRest 2.45",
         "config": "postgres 640",
         "work_dir": "postgres 750",
+        "beside": "writable",
+        "guard": f"1764126000\n1764125998 {' '.join(OTHER_SITE[host.site])}",
         "settings": "archive_command\tpgbackrest --stanza=main archive-push %p\narchive_mode\ton\narchive_timeout\t60\n"
         "data_checksums\ton\nhot_standby_feedback\ton\nwal_level\treplica\n"
         f"in_recovery\t{str(is_replica).lower()}\nsuperuser\ttrue",

@@ -86,9 +86,9 @@ def out_of_reach(pair: SwitchEstate, run: ChangeRun) -> None:
     run.environment = pair.environment.model_copy(update={"hosts": hosts})
 
 
-def planned(run: ChangeRun, kind: DisasterType | None = None) -> DisasterPlan:
+def planned(run: ChangeRun, kind: DisasterType | None = None, *, take_over: bool = False) -> DisasterPlan:
     start_record(run, "disaster recovery")
-    take_lease(run, "disaster recovery", REASON, 120)
+    take_lease(run, "disaster recovery", REASON, 120, take_over=take_over)
     return plan_recovery(run, kind, "v1", None)
 
 
@@ -312,7 +312,9 @@ def test_a_late_standby_is_not_recommended_and_of_two_recoveries_the_later_one_c
     first.begin_attempt("disaster recovery", 120)
 
     second = pair.run(ledger, emergency=True)
-    again = planned(second, DisasterType.FAILOVER)
+    with pytest.raises(ChangeRefusedError, match=r"another disaster recovery of production is under way.*thandi"):
+        planned(second, DisasterType.FAILOVER)
+    again = planned(second, DisasterType.FAILOVER, take_over=True)
     with pytest.raises(FencedOffError):
         fence_site(first, plan, "lindiwe")
     with pytest.raises(FencedOffError):

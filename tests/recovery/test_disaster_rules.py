@@ -132,6 +132,16 @@ def found(**values: Any) -> Findings:
         (found(standby_problem="it is late"), DisasterType.FULL, "it is late"),
         (found(standby_problem="late", restore_seconds=10_000), DisasterType.FULL, "about 10000 s"),
         (found(standby_problem="late", restore_seconds=20_000), DisasterType.PARTIAL, "public.orders"),
+        (
+            found(standby_problem="late", restore_seconds=20_000, partial_problem="there is no dump"),
+            DisasterType.FULL,
+            "critical tables can't come first: there is no dump",
+        ),
+        (
+            found(standby_problem="late", restore_seconds=20_000, partial_loss=Loss(seconds=9000, basis="the dump")),
+            DisasterType.PARTIAL,
+            "which lacks at most the last 9000.0 s of commits",
+        ),
         (found(standby_problem="late", restore_seconds=20_000, critical_tables=()), DisasterType.FULL, "20000"),
         (found(standby_problem="late", repository_problem="its key is gone"), None, "its key is gone"),
     ],

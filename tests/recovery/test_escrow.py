@@ -17,7 +17,6 @@ from sebenza_ops.ledger import Holder, Ledger
 from sebenza_ops.recovery.disaster_plan import DisasterRefusedError
 from sebenza_ops.recovery.escrow import (
     SEALED_ACTION,
-    escrow_key,
     escrowed_ids,
     gather,
     keys_of,
@@ -25,7 +24,7 @@ from sebenza_ops.recovery.escrow import (
     seal,
     stale_ids,
 )
-from sebenza_ops.systems.age import Identity, SealError
+from sebenza_ops.systems.age import Identity, SealError, escrow_key
 from tests.systems.estates import changed
 from tests.systems.s3 import S3Server, s3_server
 
@@ -108,7 +107,7 @@ def test_sealed_for_the_operators_it_opens_with_their_identity_only(
     run: ChangeRun, environment: Environment, s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert "are sealed for age1" in seal(run)
-    sealed = (s3.directory / "data" / "sebenza" / escrow_key(environment)).read_bytes()
+    sealed = (s3.directory / "data" / "sebenza" / escrow_key(environment.name)).read_bytes()
     assert b"password of" not in sealed
     opened = open_escrow(environment)
     assert set(opened) == set(escrowed_ids(environment))

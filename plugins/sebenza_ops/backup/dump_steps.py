@@ -14,15 +14,8 @@ from sebenza_ops.backup.steps import on_host, policy_of
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.ledger import BackupKind, BackupSet
 from sebenza_ops.systems.backup_host import DumpReport, Manifest
+from sebenza_ops.systems.database_restore import MANIFEST, dump_prefix
 from sebenza_ops.systems.object_store import ObjectStorage
-
-PREFIX = "backups/database/"
-MANIFEST = "manifest.json"
-
-
-def dump_prefix(environment: str, label: str) -> str:
-    """Where a dump and the manifest of a backup are in object storage."""
-    return f"{PREFIX}{environment}/{label}/"
 
 
 def tables_missing(manifest: Manifest, dump: DumpReport) -> list[str]:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sebenza_ops.backup import hold
-from sebenza_ops.backup.dump_steps import MANIFEST, PREFIX, dump_prefix
 from sebenza_ops.backup.jobs import await_job
 from sebenza_ops.backup.plan import BackupPlan
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
@@ -15,6 +14,7 @@ from sebenza_ops.backup.rpo import RecoveryPoint, recovery_point
 from sebenza_ops.backup.steps import catalog_follows, host_states, on_host
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import BackupKind
+from sebenza_ops.systems.database_restore import DUMPS_PREFIX, MANIFEST, dump_prefix
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.ssh import Fence
@@ -144,7 +144,7 @@ def delete_dumps(run: ChangeRun, plan: BackupPlan) -> None:
     retention, name = environment.policies.retention, environment.name
     present = sets.present(name, BackupKind.LOGICAL)
     storage = ObjectStorage(environment.object_store)
-    keys = storage.keys(f"{PREFIX}{name}/")
+    keys = storage.keys(f"{DUMPS_PREFIX}{name}/")
     for old in dumps_to_delete(present, retention.backups_days, datetime.now(UTC)):
         prefix = dump_prefix(name, old.label)
         # The manifest first: a removal that is killed leaves nothing that looks whole.
@@ -152,7 +152,9 @@ def delete_dumps(run: ChangeRun, plan: BackupPlan) -> None:
             storage.delete(key)
             keys.pop(key)
         run.note(f"the dump of {old.label} is deleted after {retention.backups_days} days")
-    whole = {key.removeprefix(f"{PREFIX}{name}/").partition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
+    whole = {
+        key.removeprefix(f"{DUMPS_PREFIX}{name}/").partition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")
+    }
     left = [each for each in present if each.label in whole]
     sets.reconcile(name, BackupKind.LOGICAL, left, "no manifest in object storage", run.holder.actor)
     newest = next((each for each in sets.present(name, BackupKind.LOGICAL) if each.is_good), None)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sebenza_ops.backup.dump_steps import MANIFEST, PREFIX
 from sebenza_ops.backup.errors import BackupDamagedError
 from sebenza_ops.backup.jobs import await_job
 from sebenza_ops.backup.plan import BackupPlan
@@ -17,6 +16,7 @@ from sebenza_ops.backup.steps import catalog_follows, on_host
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import GateFact
 from sebenza_ops.ledger import BackupKind
+from sebenza_ops.systems.database_restore import DUMPS_PREFIX, MANIFEST
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.pgbackrest import ArchiveReport, RepositoryInfo, parse_verify
 
@@ -174,7 +174,7 @@ def damaged_dumps(run: ChangeRun) -> list[str]:
     Raises OutsideSystemError when object storage does not answer.
     """
     name, sets = run.environment.name, run.ledger.backup_sets
-    storage, prefix = ObjectStorage(run.environment.object_store), f"{PREFIX}{run.environment.name}/"
+    storage, prefix = ObjectStorage(run.environment.object_store), f"{DUMPS_PREFIX}{run.environment.name}/"
     keys = storage.keys(prefix)
     labels = {key.removeprefix(prefix).partition("/")[0] for key in keys}
     labels |= {each.label for each in sets.present(name, BackupKind.LOGICAL)}

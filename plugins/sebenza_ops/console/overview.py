@@ -48,6 +48,7 @@ class EnvironmentView:
     lease_is_held: bool
     reservation: str
     freeze: str = ""
+    findings: list[str] = field(default_factory=list)
     deployments: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -121,6 +122,7 @@ def _environment(
         lease_is_held=lease is not None,
         reservation=reservation_sentence(ledger.leases.current_reservation(name), now),
         freeze=freeze_sentence(ledger.leases.current_freeze(name)),
+        findings=[f"{each.words} (since {moment(each.at)})" for each in ledger.findings.open_ones(name)],
         deployments=[
             deployment_row(
                 deployment,

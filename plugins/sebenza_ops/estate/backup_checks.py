@@ -10,6 +10,7 @@ from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.estate import fixes
 from sebenza_ops.estate.findings import Findings
 from sebenza_ops.estate.gathered import BackupReading
+from sebenza_ops.estate.recovery_checks import check_beside, check_guard
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.pgbackrest import parse_info
 
@@ -48,6 +49,8 @@ def check_backups(environment: Environment, host: Host, reading: BackupReading) 
     _check_work_dir(findings, policy, host, reading)
     _check_settings(findings, environment, policy, host, reading)
     _check_repository(findings, policy, host, reading)
+    check_beside(findings, environment, host, reading)
+    check_guard(findings, environment, host, reading)
     return findings
 
 

@@ -26,7 +26,9 @@ def read_backups(environment: Environment) -> dict[str, BackupReading]:
     def read(session: HostSession) -> BackupReading:
         host, database = session.host, environment.database
         place = [host.path(policy.work_dir), host.path(policy.config_file), policy.stanza]
-        server = [str(database.major_version), host.path(database.socket_dir), str(database.port)]
+        version = str(database.major_version)
+        server = [version, host.path(database.socket_dir), str(database.port)]
+        server += [host.path(database.data_dir.replace("{version}", version)), host.path(database.state_dir)]
         result = session.run_script(
             SCRIPT, [*place, *server], stdin=f"{salt}\n", timeout_seconds=SCRIPT_TIMEOUT_SECONDS, check=False
         )

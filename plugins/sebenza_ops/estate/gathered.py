@@ -125,6 +125,15 @@ class LedgerReading:
     change: str = ""
 
 
+@dataclass(frozen=True)
+class EscrowReading:
+    """The sealed credentials in a site's storage: how old they are; None when there are none."""
+
+    key: str
+    age_seconds: float | None = None
+    error: str = ""
+
+
 @dataclass
 class SiteReading:
     """A site that does not serve: its databases and those of the site that does, its storage, how fresh its copy is."""
@@ -136,6 +145,7 @@ class SiteReading:
     copy_seconds: float | None = None
     copy_error: str = ""
     backups: dict[str, BackupReading] = field(default_factory=dict)
+    escrow: EscrowReading | None = None
 
 
 @dataclass(frozen=True)

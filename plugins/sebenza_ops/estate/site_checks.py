@@ -5,6 +5,7 @@ from __future__ import annotations
 from sebenza_ops.environments.models import Dns, Environment
 from sebenza_ops.estate.findings import Findings
 from sebenza_ops.estate.gathered import DnsReading, DnsRecordReading, SiteReading
+from sebenza_ops.estate.recovery_checks import check_escrow
 from sebenza_ops.estate.system_checks import check_storage
 from sebenza_ops.systems.database_server import ServerState
 
@@ -19,6 +20,8 @@ def check_site(environment: Environment, reading: SiteReading) -> list[Findings]
     if reading.storage is not None:
         check_storage(storage, place, reading.storage)
     _check_copy(storage, environment, reading)
+    if environment.site(reading.site).kind == "secondary":
+        check_escrow(storage, environment, reading.escrow)
     _check_standbys(site, environment, reading)
     return [site, storage]
 

@@ -8,7 +8,8 @@ from uuid import uuid4
 from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.estate import probes
 from sebenza_ops.estate.backup_gather import read_backups
-from sebenza_ops.estate.gathered import DnsReading, DnsRecordReading, SiteReading
+from sebenza_ops.estate.gathered import DnsReading, DnsRecordReading, EscrowReading, SiteReading
+from sebenza_ops.systems.age import escrow_key
 from sebenza_ops.systems.database_server import DatabaseServer, ServerState
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.ssh import HostSession, on_hosts
@@ -34,7 +35,21 @@ def read_site(environment: Environment, name: str) -> SiteReading:
     if all(not error for error in reading.storage.steps.values()):
         reading.copy_seconds, reading.copy_error = _await_copy(environment, place)
     reading.backups = read_backups(place)
+    reading.escrow = _read_escrow(place)
     return reading
+
+
+def _read_escrow(place: Environment) -> EscrowReading:
+    """How old the sealed credentials in a site's storage are; what is in them only the operators can tell."""
+    from sebenza_ops.systems.object_store import ObjectStorage
+
+    key = escrow_key(place.name)
+    try:
+        stored = ObjectStorage(place.object_store).keys(key).get(key)
+    # Whatever the provider raises for what its connection lacks.
+    except Exception as error:
+        return EscrowReading(key, error=str(error)[:300])
+    return EscrowReading(key, None if stored is None else max(0.0, time.time() - stored.timestamp()))
 
 
 def _database_states(place: Environment) -> dict[str, ServerState | OutsideSystemError]:

@@ -13,6 +13,7 @@ from sebenza_ops.ledger.database import Clock, Database, open_engine
 from sebenza_ops.ledger.deployments import Deployments
 from sebenza_ops.ledger.errors import LedgerUnavailable
 from sebenza_ops.ledger.evidence import Evidence
+from sebenza_ops.ledger.findings import Findings
 from sebenza_ops.ledger.leases import Leases
 from sebenza_ops.ledger.models import FenceRow
 from sebenza_ops.ledger.outbox import Outbox
@@ -40,6 +41,7 @@ class Ledger:
         self.backup_sets = BackupSets(database)
         self.audit = Audit(database)
         self.evidence = Evidence(database)
+        self.findings = Findings(database)
         self.outbox = Outbox(database)
 
     @classmethod

@@ -13,6 +13,7 @@ from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.ledger import LedgerUnavailable
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import save_progress
+from sebenza_ops.recovery.disaster_rules import DisasterType
 from sebenza_ops.systems.application_cache import forget_cached_rows
 from sebenza_ops.systems.application_hosts import ApplicationHost, ApplicationHostState
 from sebenza_ops.systems.application_secrets import resolve_secrets
@@ -75,7 +76,7 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
             f"{plan.to_site} takes writes already, so that run goes on from there"
         )
     placed = run.environment.at_site(plan.to_site)
-    start_services(run, placed)
+    start_services(run, placed, first_services(placed, plan))
     color = site_color(placed)
     applications = placed.hosts_with_role(Role.APPLICATION)
     secrets = resolve_secrets(placed)
@@ -111,12 +112,20 @@ def serve_release(run: ChangeRun, plan: DisasterPlan, release_id: str) -> str:
     return detail
 
 
-def start_services(run: ChangeRun, placed: Environment) -> None:
-    """Start what of the site's services does not run. Raises the hosts' errors.
+def first_services(placed: Environment, plan: DisasterPlan) -> frozenset[Service] | None:
+    """The services that come first; None: all of them."""
+    policy = placed.policies.disaster_recovery
+    is_partial = plan.kind is DisasterType.PARTIAL and policy is not None
+    return frozenset(policy.critical_services) if is_partial and policy is not None else None
+
+
+def start_services(run: ChangeRun, placed: Environment, only: frozenset[Service] | None = None) -> None:
+    """Start what of the site's services, or of some of them, does not run. Raises the hosts' errors.
 
     A cache that can't be started is said so: the application's health decides whether it serves without.
     """
-    for role, services in SERVICES.items():
+    for role, every in SERVICES.items():
+        services = tuple(each for each in every if only is None or each in only)
 
         def start(session: HostSession, wanted: tuple[Service, ...] = services) -> None:
             manager = services_of(session, placed)

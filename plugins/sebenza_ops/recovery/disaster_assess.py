@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.recovery.disaster_plan import DatabaseTarget, DisasterRefusedError
+from sebenza_ops.recovery.disaster_repository import RestoreSource
 from sebenza_ops.recovery.disaster_rules import Component, ComponentVerdict, Sighting, judge_components
 from sebenza_ops.recovery.pair import Pair, endpoints_that_answer
 from sebenza_ops.recovery.sites import hosts_of_all_sites, on_sites
@@ -21,8 +22,8 @@ from sebenza_ops.recovery.switch_plan import (
     loss_by_wal,
     server_states,
 )
-from sebenza_ops.systems.database_server import ServerState
-from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.database_server import ServerState, parse_lsn
+from sebenza_ops.systems.errors import HostUnreachableError, NoDataError, OutsideSystemError
 from sebenza_ops.systems.reachability import THIS_WORKER, https_target, look_from, look_from_here, tcp_target
 
 
@@ -124,6 +125,38 @@ def find_target(found: Databases) -> DatabaseTarget:
     )
 
 
+def restore_target(found: Databases, source: RestoreSource) -> DatabaseTarget:
+    """The server that is made anew from the repository, and in whose place."""
+    known, new = server_states(found.states), found.states[source.host]
+    old = _old_primary(found, known)
+    return DatabaseTarget(
+        old=old,
+        old_hosts=found.old_hosts,
+        new=source.host,
+        system_identifier=source.system_identifier,
+        timeline=source.timeline,
+        lsn=parse_lsn(source.end_lsn),
+        last_kept_at=source.last_commit_at,
+        old_words=describe(found.states[old]),
+        new_words=f"{describe(new)}; what is there is moved aside and kept",
+    )
+
+
+def restore_host(found: Databases) -> str:
+    """The host that a restore is made on: one of the site that takes over, that can be logged in to.
+
+    Raises OutsideSystemError.
+    """
+    errors = {name: found.states[name] for name in found.new_hosts}
+    for name, state in errors.items():
+        if not isinstance(state, HostUnreachableError):
+            return name
+    shown = "; ".join(f"{name} is {describe(state)}" for name, state in errors.items())
+    raise NoDataError(
+        f"no database host of {found.to_site} can be reached ({shown or 'the inventory has none'})", host=""
+    )
+
+
 def _old_primary(found: Databases, known: Mapping[str, ServerState]) -> str:
     if not found.old_hosts:
         raise DisasterRefusedError(f"nothing was changed: the inventory has no database host at {found.from_site}")
@@ -160,16 +193,22 @@ def estimate_loss(found: Databases, target: DatabaseTarget) -> Loss:
 
 def last_seen_well(found: Databases, target: DatabaseTarget) -> tuple[float | None, str]:
     """When the old primary was last known to work, and who says so; the earliest that can be shown."""
-    old = found.states[target.old]
-    if isinstance(old, ServerState) and old.is_primary:
-        return time.time(), f"{target.old} takes writes now"
-    seen = [
-        state.now_milliseconds / 1000 - state.servers[target.old].since_seconds
-        for state in endpoints_that_answer(found.endpoints)
-        if target.old in state.servers and not state.servers[target.old].is_up
-    ]
-    if seen:
-        return max(seen), "the database's endpoint saw it last"
+    seen_at, seen_by = last_seen(found, target.old)
+    if seen_at is not None:
+        return seen_at, seen_by
     if target.last_kept_at is not None:
         return target.last_kept_at, f"the last commit that {target.new} got from it"
     return None, ""
+
+
+def last_seen(found: Databases, name: str) -> tuple[float | None, str]:
+    """When a server of the lost site was last seen to work, by itself or by the endpoint; None when nobody saw it."""
+    old = found.states[name]
+    if isinstance(old, ServerState) and old.is_primary:
+        return time.time(), f"{name} takes writes now"
+    seen = [
+        state.now_milliseconds / 1000 - state.servers[name].since_seconds
+        for state in endpoints_that_answer(found.endpoints)
+        if name in state.servers and not state.servers[name].is_up
+    ]
+    return (max(seen), "the database's endpoint saw it last") if seen else (None, "")

@@ -50,7 +50,7 @@ def promote_standby(run: ChangeRun, plan: DisasterPlan) -> str:
             ),
         )
         run.note(f"is the primary, on timeline {promoted.timeline}", "success", host=target.new, mark="switch")
-    _lead_endpoints(run, plan)
+    lead_endpoints(run, plan)
     detail = f"{target.new} takes writes, on a timeline beyond {target.timeline}"
     fact = {"name": "standby_promoted", "verdict": "pass", "detail": detail, "at": utc_now()}
     run.record([GateFact.model_validate(fact)])
@@ -98,7 +98,7 @@ def _measure(run: ChangeRun, plan: DisasterPlan) -> None:
     run.note(f"lost: {loss.words}{shown}", "success" if loss.size_bytes == 0 else "warning")
 
 
-def _lead_endpoints(run: ChangeRun, plan: DisasterPlan) -> None:
+def lead_endpoints(run: ChangeRun, plan: DisasterPlan) -> None:
     """Let the other site's endpoints lead to the new primary, and to nobody of the lost site."""
     environment, fence, target = run.environment, run.fence, plan.database
     hosts = environment.hosts_with_role(Role.DATABASE_ENDPOINT, site=plan.to_site)

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.evidence.facts import GateFact, OutcomeFact, utc_now
 from sebenza_ops.ledger import Outcome
+from sebenza_ops.ledger.findings import OPENED
 from sebenza_ops.recovery.disaster_measures import RECOVERED_ACTION, Comparison, Measures, missed
 from sebenza_ops.recovery.disaster_plan import DisasterPlan, conclusion, failback_conclusion
 from sebenza_ops.recovery.disaster_record import audit_once, compared, measures_of, planned_before, progress_of
 from sebenza_ops.run_evidence import store_evidence
 
-FINDING_ACTION = "finding.opened"
+FINDING_ACTION = OPENED
 
 
 def judge(failed: Sequence[str], *, plan_only: bool, has_changed: bool, rejected: bool) -> Outcome:
@@ -63,8 +64,8 @@ def open_finding(run: ChangeRun, subject: str, text: str) -> None:
     if any(entry.detail.get("run") == str(run.holder) for entry in entries):
         return
     detail = {"run": str(run.holder), "owner": owner, "finding": text}
-    run.ledger.audit.append(FINDING_ACTION, run.holder.actor, run.environment.name, subject, detail)
-    run.note(f"finding for {owner}: {text}", "error")
+    entry = run.ledger.audit.append(FINDING_ACTION, run.holder.actor, run.environment.name, subject, detail)
+    run.note(f"finding {entry.id} for {owner}: {text}", "error")
 
 
 def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, is_disaster: bool = True) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.decisions import HumanDecisionOperator
@@ -101,7 +101,7 @@ class AssessOperator(DisasterOperator, SkipMixin):
             start_record(run, self.purpose)
             with kept_sessions(), remembered_silence():
                 if not plan_only:
-                    self.take_lease(run, reason)
+                    self.take_lease(run, reason, take_over=bool(params.get("take_over")))
                 plan = self.find_plan(run, params)
         except (ChangeRefusedError, DisasterRefusedError) as error:
             raise AirflowFailException(str(error)) from error
@@ -119,11 +119,11 @@ class AssessOperator(DisasterOperator, SkipMixin):
             self.skip(ti=context["ti"], tasks=[task for task in later if not task.is_teardown])
         return data
 
-    def take_lease(self, run: ChangeRun, reason: str) -> None:
-        """Take the environment from whoever holds it."""
+    def take_lease(self, run: ChangeRun, reason: str, *, take_over: bool) -> None:
+        """Take the environment from whoever holds it; from another disaster recovery only to `take_over`."""
         from sebenza_ops.recovery.disaster_steps import take_lease
 
-        take_lease(run, self.purpose, reason, self.ttl_seconds(run))
+        take_lease(run, self.purpose, reason, self.ttl_seconds(run), take_over=take_over)
 
     def find_plan(self, run: ChangeRun, params: Any) -> DisasterPlan:
         """What is to be done."""
@@ -236,13 +236,14 @@ class FenceSiteOperator(RecoveryStepOperator):
 
 
 class ActivateDatabaseOperator(RecoveryStepOperator):
-    """Makes the other site's database the primary."""
+    """Makes the other site's database the primary: the standby, or one that is restored there."""
 
     def step(self) -> Callable[[ChangeRun, DisasterPlan], str]:
-        """Promote the standby."""
+        """Promote the standby, or restore."""
         from sebenza_ops.recovery.disaster_database import promote_standby
+        from sebenza_ops.recovery.disaster_restore import restore_site
 
-        return promote_standby
+        return lambda run, plan: (promote_standby if plan.restore is None else restore_site)(run, plan)
 
 
 class ActivateApplicationOperator(RecoveryStepOperator):
@@ -279,6 +280,51 @@ class VerifyRecoveryOperator(RecoveryStepOperator):
             proven = verify_recovery(run, plan)
             restore_ttl(run, plan.to_site)
             run.tell_warning(f"{plan.environment} is served from {plan.to_site} now ({plan.kind}): {proven}")
+            return proven
+
+        return prove
+
+
+class LaterStepOperator(RecoveryStepOperator):
+    """Base of what a partial recovery does while users are served; skipped by the others."""
+
+    def execute(self, context: Context) -> str:
+        """Returns a summary."""
+        from sebenza_ops.recovery.disaster_rules import DisasterType
+
+        if self.recovery_plan().kind is not DisasterType.PARTIAL:
+            raise AirflowSkipException("nothing is left for later: this recovery is not partial")
+        return super().execute(context)
+
+
+class RestoreRestOperator(LaterStepOperator):
+    """Brings what is not critical into the database that serves."""
+
+    def step(self) -> Callable[[ChangeRun, DisasterPlan], str]:
+        """Restore the rest, and start the services that could wait."""
+        from sebenza_ops.recovery.disaster_application import start_services
+        from sebenza_ops.recovery.disaster_restore import restore_rest
+
+        def restore(run: ChangeRun, plan: DisasterPlan) -> str:
+            restored = restore_rest(run, plan)
+            start_services(run, run.environment.at_site(plan.to_site))
+            return restored
+
+        return restore
+
+
+class VerifyWholeOperator(LaterStepOperator):
+    """Proves once more, with every page, that the other site serves."""
+
+    ui_color = "#d9ead3"
+
+    def step(self) -> Callable[[ChangeRun, DisasterPlan], str]:
+        """Prove it."""
+        from sebenza_ops.recovery.disaster_verify import verify_whole
+
+        def prove(run: ChangeRun, plan: DisasterPlan) -> str:
+            proven = verify_whole(run, plan)
+            run.tell_warning(f"{plan.environment} is whole again at {plan.to_site}: {proven}")
             return proven
 
         return prove

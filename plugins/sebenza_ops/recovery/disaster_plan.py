@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from sebenza_ops.recovery.disaster_repository import RestoreSource
 from sebenza_ops.recovery.disaster_rules import (
     ComponentVerdict,
     DisasterType,
@@ -57,6 +58,7 @@ class DisasterPlan(BaseModel):
         loss: What would be lost.
         components: What was found of every component.
         site: What the lost site is.
+        restore: What is restored; None for a failover.
         unfenceable: Database hosts of the lost site that can't be reached, so that they can't be stopped there.
         declared_at: When the run began, in seconds since the epoch.
         last_good_at: When the service was last seen well; None when nobody saw it.
@@ -73,6 +75,7 @@ class DisasterPlan(BaseModel):
     site: Verdict
     components: tuple[ComponentVerdict, ...] = ()
     recommendation: Recommendation
+    restore: RestoreSource | None = None
     release_id: str = ""
     release_basis: str = ""
     unfenceable: tuple[str, ...] = ()
@@ -91,6 +94,7 @@ class DisasterPlan(BaseModel):
             + f".\n\n{lost_words(self.components)}",
             f"- {target.old}: {target.old_words}\n- {target.new}: {target.new_words}",
             f"Lost: **{self.loss.words}**.",
+            *([self._restored()] if self.restore is not None else []),
             self.recommendation.words,
             self._fencing(),
         ]
@@ -113,6 +117,24 @@ class DisasterPlan(BaseModel):
             DisasterType.FULL: f"all of the database is restored on {new} from that site's copy of the repository.",
             DisasterType.PARTIAL: f"the critical tables are restored on {new} first, the rest later.",
         }[self.kind]
+
+    def _restored(self) -> str:
+        source = self.restore
+        assert source is not None
+        if self.kind is DisasterType.PARTIAL:
+            return (
+                f"Users are served on the critical tables from the dump {source.dump}, in a cluster made of the same "
+                "set; the rest of that dump follows while they work. Until then pages that need the rest answer errors "
+                "and no row that it refers to can be deleted. What was written after the dump is in the archived WAL "
+                "still: restore it beside afterwards to take over by hand what must not be missed."
+            )
+        compared = (
+            f"compared with {source.manifest} on the way" if source.manifest else "NOT compared: it has no manifest"
+        )
+        return (
+            f"From the set {source.label}, {compared}, then with all archived WAL of timeline {source.timeline} up to "
+            f"{source.end_lsn}. What is in the data directory now is moved aside and kept."
+        )
 
     def _fencing(self) -> str:
         if not self.unfenceable:

@@ -131,6 +131,8 @@ class Findings(BaseModel):
         failover_loss: What promoting it would lose.
         repository_problem: Why the other site's copy of the repository can't be restored; empty when it can.
         repository_loss: What a restore from it would lose.
+        partial_problem: Why the critical tables can't be restored first; empty when they can.
+        partial_loss: What that would lose.
         restore_seconds: How long a restore of all of it is expected to take; None when it was never measured.
         critical_tables: The declared critical tables.
         rto_seconds: The objective.
@@ -145,6 +147,8 @@ class Findings(BaseModel):
     failover_loss: Loss = Loss()
     repository_problem: str = ""
     repository_loss: Loss = Loss()
+    partial_problem: str = ""
+    partial_loss: Loss = Loss()
     restore_seconds: float | None = None
     critical_tables: tuple[str, ...] = ()
     rto_seconds: float = 4 * 3600
@@ -193,11 +197,17 @@ def recommend(found: Findings) -> Recommendation:
     why.append(f"A restore from the repository lacks {found.repository_loss.words}.")
     late = found.restore_seconds is not None and found.restore_seconds > found.rto_seconds
     if late and found.critical_tables:
-        why.append(
-            f"All of it takes about {found.restore_seconds:.0f} s, longer than the objective of {found.rto_seconds:g} "
-            f"s: the critical tables first ({', '.join(found.critical_tables)})."
+        takes = (
+            f"All of it takes about {found.restore_seconds:.0f} s, longer than the objective of {found.rto_seconds:g} s"
         )
-        return Recommendation(kind=DisasterType.PARTIAL, why=tuple(why))
+        if not found.partial_problem:
+            why.append(
+                f"{takes}: the critical tables first ({', '.join(found.critical_tables)}), which lacks "
+                f"{found.partial_loss.words}."
+            )
+            return Recommendation(kind=DisasterType.PARTIAL, why=tuple(why))
+        why.append(f"{takes}, but the critical tables can't come first: {found.partial_problem}.")
+        return Recommendation(kind=DisasterType.FULL, why=tuple(why))
     if found.restore_seconds is not None:
         why.append(f"It takes about {found.restore_seconds:.0f} s.")
     return Recommendation(kind=DisasterType.FULL, why=tuple(why))

@@ -9,23 +9,18 @@ from sebenza_ops.environments.models import Environment, Role
 from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.ledger import TOKEN_GAP
 from sebenza_ops.recovery.disaster_application import choose_release
-from sebenza_ops.recovery.disaster_assess import Databases, databases, estimate_loss, find_target, last_seen_well, look
-from sebenza_ops.recovery.disaster_plan import DatabaseTarget, DisasterPlan, DisasterRefusedError
+from sebenza_ops.recovery.disaster_assess import Databases, databases, look
+from sebenza_ops.recovery.disaster_choice import Choice, choose
+from sebenza_ops.recovery.disaster_plan import DisasterPlan, DisasterRefusedError
 from sebenza_ops.recovery.disaster_record import planned_before
 from sebenza_ops.recovery.disaster_rules import (
-    ComponentVerdict,
     DisasterType,
-    Findings,
     Recommendation,
     judge_site,
     lost_words,
-    recommend,
     up_by_site,
-    why_not_promotable,
 )
-from sebenza_ops.recovery.pair import endpoints_that_answer
 from sebenza_ops.recovery.sites import hosts_of_all_sites, on_sites
-from sebenza_ops.recovery.switch_plan import Loss, server_states
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, parse_seen_token
@@ -34,12 +29,20 @@ from sebenza_ops.systems.ssh import HostSession, kept_sessions
 _TOKEN_ROLES = frozenset({Role.LOAD_BALANCER, Role.APPLICATION, Role.DATABASE_ENDPOINT, Role.DATABASE})
 
 
-def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) -> None:
+def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float, *, take_over: bool = False) -> None:
     """Take the lease from whoever holds it, and have every host of both sites refuse what that one still does.
 
-    Raises ChangeRefusedError when a later run has changed the environment.
+    Another disaster recovery that works or waits for its answer is taken from only with `take_over`.
+
+    Raises ChangeRefusedError when a later run has changed the environment, or another recovery is under way.
     """
     environment = run.environment
+    other = other_recovery(run)
+    if other is not None and not take_over:
+        raise ChangeRefusedError(
+            f"{other}. Two at once would undo each other's work: follow that one, answer its question, or end it. If "
+            "nobody can, start again with `take_over`: then it is fenced off. Nothing was changed."
+        )
     seen = seen_token(run)
     former = run.ledger.leases.current(environment.name)
     lease = run.take_over(purpose, reason, ttl_seconds, seen)
@@ -49,6 +52,23 @@ def take_lease(run: ChangeRun, purpose: str, reason: str, ttl_seconds: float) ->
         run.note(f"{former.holder} was fenced off: it held the lease for {former.purpose}", "warning")
     if run.is_journaled:
         run.note("the ledger is down: this run keeps a journal", "warning")
+
+
+def other_recovery(run: ChangeRun) -> str | None:
+    """Another disaster recovery of the environment that holds it or has it reserved, in words; None without one."""
+    leases, name = run.ledger.leases, run.environment.name
+    for held, since in (
+        (leases.current(name), lambda found: found.acquired_at),
+        (leases.current_reservation(name), lambda found: found.reserved_at),
+    ):
+        if held is None or held.holder.is_run(run.holder) or held.holder.dag_id != run.holder.dag_id:
+            continue
+        return (
+            f"refused: another disaster recovery of {name} is under way, {held.holder}, started by "
+            f"{held.holder.actor}, since {since(held):%H:%M:%S} UTC ({held.purpose}), at the latest until "
+            f"{held.expires_at:%H:%M:%S} UTC"
+        )
+    return None
 
 
 def seen_tokens(run: ChangeRun) -> list[SeenToken]:
@@ -149,13 +169,10 @@ def plan_recovery(
     for line in lost_words(components).splitlines():
         run.note(line.removeprefix("- "), "warning")
     found = databases(environment, from_site, to_site)
-    target = find_target(found)
-    loss = estimate_loss(found, target)
-    seen_at, seen_by = (last_good_at, "stated by who has started it") if last_good_at else last_seen_well(found, target)
-    advice = recommend(_findings(environment, found, target, loss, components, seen_at))
+    choice = choose(run, found, components, kind, last_good_at, declared_at)
+    advice, chosen, target = choice.advice, choice.kind, choice.target
     run.record([_assessment(advice)])
-    chosen = kind or advice.kind
-    if chosen is None:
+    if chosen is None or target is None:
         raise DisasterRefusedError(f"nothing was changed: {' '.join(advice.why)}")
     release, basis = (release_id, "named by who has started it") if release_id else choose_release(run, to_site)
     plan = DisasterPlan(
@@ -164,20 +181,21 @@ def plan_recovery(
         from_site=from_site,
         to_site=to_site,
         database=target,
-        loss=loss,
+        loss=choice.loss,
         site=judge_site(from_site, components),
         components=tuple(components),
         recommendation=advice,
+        restore=choice.source,
         release_id=release,
         release_basis=basis,
         unfenceable=tuple(name for name in found.old_hosts if isinstance(found.states[name], OutsideSystemError)),
-        warnings=_warnings(found, target, advice, chosen, release),
+        warnings=_warnings(found, choice, release),
         declared_at=declared_at,
-        last_good_at=seen_at,
-        last_good_basis=seen_by,
+        last_good_at=choice.seen_at,
+        last_good_basis=choice.seen_by,
     )
     run.ledger.deployments.update(run.holder.dag_id, run.holder.run_id, plan=plan.model_dump(mode="json"))
-    run.note(f"planned: {chosen} to {to_site}, {target.new} in place of {target.old}; would be lost: {loss.words}")
+    run.note(f"planned: {chosen} to {to_site}, {target.new} in place of {target.old}; would be lost: {plan.loss.words}")
     return plan
 
 
@@ -193,47 +211,6 @@ def sites_of(environment: Environment) -> tuple[str, str]:
     return environment.active_site, secondary.name
 
 
-def _findings(
-    environment: Environment,
-    found: Databases,
-    target: DatabaseTarget,
-    loss: Loss,
-    components: list[ComponentVerdict],
-    seen_at: float | None,
-) -> Findings:
-    known, objectives = server_states(found.states), environment.policies.objectives
-    policy = environment.policies.disaster_recovery
-    old = [known[name] for name in found.old_hosts if name in known]
-    new = known[target.new]
-    lag = loss.seconds if loss.seconds is not None else 0.0 if loss.size_bytes == 0 else None
-    if lag is None and seen_at is not None and target.last_kept_at is not None:
-        lag = max(0.0, seen_at - target.last_kept_at)
-    identifiers = {state.system_identifier for state in old}
-    problems = (
-        []
-        if new.is_primary
-        else why_not_promotable(
-            system_identifier=new.system_identifier,
-            expected_identifier=identifiers.pop() if len(identifiers) == 1 else "",
-            lag_seconds=lag,
-            lag_limit_seconds=(policy.maximum_lag_seconds if policy else None) or objectives.rpo_seconds,
-        )
-    )
-    by_endpoint = {
-        name for state in endpoints_that_answer(found.endpoints) for name in state.leads_to if name in found.old_hosts
-    }
-    return Findings(
-        site=judge_site(found.from_site, components),
-        primary_answers=any(state.is_primary for state in old) or bool(by_endpoint),
-        replica_answers=any(state.is_standby for state in old),
-        standby_problem="; ".join(problems),
-        failover_loss=loss,
-        repository_problem="this version restores no whole site from it by itself (restore_database does)",
-        critical_tables=policy.critical_tables if policy else (),
-        rto_seconds=objectives.rto_seconds,
-    )
-
-
 def _assessment(advice: Recommendation) -> GateFact:
     verdict = "pass" if advice.kind is not None else "fail"
     return GateFact.model_validate(
@@ -241,18 +218,26 @@ def _assessment(advice: Recommendation) -> GateFact:
     )
 
 
-def _warnings(
-    found: Databases, target: DatabaseTarget, advice: Recommendation, chosen: DisasterType, release: str
-) -> tuple[str, ...]:
-    warnings = []
-    if chosen is not advice.kind:
-        what = advice.kind or "no disaster recovery"
-        warnings.append(f"{chosen} was asked for; recommended is {what}")
+def _warnings(found: Databases, choice: Choice, release: str) -> tuple[str, ...]:
+    warnings, target, source = [], choice.target, choice.source
+    assert target is not None
+    if choice.kind is not choice.advice.kind:
+        what = choice.advice.kind or "no disaster recovery"
+        warnings.append(f"{choice.kind} was asked for; recommended is {what}")
     old, new = found.states[target.old], found.states[target.new]
     if isinstance(old, ServerState) and old.is_primary:
         warnings.append(f"{target.old} answers and takes writes: it will be stopped")
-    if isinstance(new, ServerState) and new.replay_paused:
+    if isinstance(new, ServerState) and new.replay_paused and source is None:
         warnings.append(f"replay is paused on {target.new}; it goes on when it is promoted")
+    if isinstance(new, ServerState) and new.is_primary and source is not None:
+        warnings.append(
+            f"{target.new} IS A PRIMARY NOW ({new.words}): what it alone has leaves the database, and is kept beside it"
+        )
+    if source is not None and choice.kind is DisasterType.FULL and not source.manifest:
+        warnings.append(f"{source.label} has no manifest that the archived WAL reaches: nothing to compare it with")
+    if source is not None and choice.kind is DisasterType.PARTIAL:
+        later = source.loss(choice.seen_at or 0.0, choice.seen_by).words if choice.seen_at else "not known"
+        warnings.append(f"a full recovery takes longer and lacks less: {later}")
     if not release:
         warnings.append("nobody knows which release ran: name one with `release_id`")
     return tuple(warnings)

@@ -11,6 +11,7 @@ from sebenza_ops.evidence.facts import GateFact, utc_now
 from sebenza_ops.recovery.disaster_assess import databases
 from sebenza_ops.recovery.disaster_plan import DisasterPlan
 from sebenza_ops.recovery.disaster_record import progress_of
+from sebenza_ops.recovery.disaster_rules import DisasterType
 from sebenza_ops.recovery.rejoin import NotProvenError
 from sebenza_ops.recovery.sites import remembered_silence
 from sebenza_ops.recovery.switch_plan import server_states
@@ -47,14 +48,35 @@ def verify_recovery(run: ChangeRun, plan: DisasterPlan) -> str:
     wrong = [] if has_it else [f"{new} does not have the row that was written through {placed.database.endpoint}"]
     _gate(run, "canary", wrong, f"a row that was written through {placed.database.endpoint} is on {new}")
     release_id = str(progress_of(run).get("release_id") or plan.release_id)
-    wrong = _pages(placed, release_id)
-    detail = f"{release_id} answers on every load balancer of {plan.to_site}, as users get it"
+    paths = critical_paths(run.environment) if plan.kind is DisasterType.PARTIAL else ()
+    wrong = _pages(placed, release_id, paths)
+    shown = f", {', '.join(paths)} too" if paths else ""
+    detail = f"{release_id} answers on every load balancer of {plan.to_site}, as users get it{shown}"
     _gate(run, "users", wrong, detail)
     run.note(f"proven: {new} alone is the primary; {detail}", "success")
     return detail
 
 
-def _pages(placed: Environment, release_id: str) -> list[str]:
+@kept_sessions()
+def verify_whole(run: ChangeRun, plan: DisasterPlan) -> str:
+    """Prove that every page answers, once the rest is there, too. Returns what was proven. Raises NotProvenError."""
+    placed = run.environment.at_site(plan.to_site)
+    paths = tuple(dict.fromkeys((*critical_paths(run.environment), *placed.application.measured_paths)))
+    release_id = str(progress_of(run).get("release_id") or plan.release_id)
+    wrong = _pages(placed, release_id, paths)
+    detail = f"{release_id} answers on every load balancer of {plan.to_site}: {', '.join(paths) or 'its health'}"
+    _gate(run, "users_of_all", wrong, detail)
+    run.note(f"proven: {detail}", "success")
+    return detail
+
+
+def critical_paths(environment: Environment) -> tuple[str, ...]:
+    """The pages that a partial recovery serves first, by policy."""
+    policy = environment.policies.disaster_recovery
+    return policy.critical_paths if policy is not None else ()
+
+
+def _pages(placed: Environment, release_id: str, paths: tuple[str, ...]) -> list[str]:
     """What is wrong with what users get."""
     balancing, application, wrong = placed.load_balancing, placed.application, []
     for host in placed.hosts_with_role(Role.LOAD_BALANCER):
@@ -69,6 +91,11 @@ def _pages(placed: Environment, release_id: str) -> list[str]:
             status, text = ask(application.version_path)
             if status != 200 or json.loads(text).get("release_id") != release_id:
                 wrong.append(f"{host.name}: {application.version_path} answers {status} {text[:160]!r}")
+            for path in paths:
+                status, _ = ask(path)
+                # Whoever is asked to log in is served.
+                if status >= 500:
+                    wrong.append(f"{host.name}: {path} answers {status}")
         except (OutsideSystemError, ValueError, AttributeError) as error:
             wrong.append(f"{host.name}: {error}")
     return wrong

@@ -15,17 +15,12 @@ from typing import Any
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.environments.models import Environment, EscrowPolicy
 from sebenza_ops.recovery.disaster_plan import DisasterRefusedError
-from sebenza_ops.systems.age import Identity, seal_for
+from sebenza_ops.systems.age import Identity, escrow_key, seal_for
 from sebenza_ops.systems.drill_instance import RepositoryKeys
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 
 SEALED_ACTION = "escrow.sealed"
-
-
-def escrow_key(environment: Environment) -> str:
-    """Where the escrow lies in the secondary site's object storage."""
-    return f"escrow/{environment.name}.yaml.age"
 
 
 def secondary_of(environment: Environment) -> Environment:
@@ -108,7 +103,7 @@ def seal(run: ChangeRun) -> str:
             "site, are not here; a recovery from there would miss them"
         )
     sealed = seal_for(policy.recipient, yaml.safe_dump(connections, sort_keys=True).encode())
-    storage, key = ObjectStorage(secondary_of(environment).object_store), escrow_key(environment)
+    storage, key = ObjectStorage(secondary_of(environment).object_store), escrow_key(environment.name)
     storage.put_bytes(key, sealed, "application/octet-stream")
     if storage.get_bytes(key) != sealed:
         raise OutsideSystemError(f"{key} is not what was put there", host="object storage")
@@ -127,7 +122,7 @@ def open_escrow(environment: Environment) -> dict[str, dict[str, Any]]:
     """
     import yaml
 
-    storage, key = ObjectStorage(secondary_of(environment).object_store), escrow_key(environment)
+    storage, key = ObjectStorage(secondary_of(environment).object_store), escrow_key(environment.name)
     sealed = storage.get_bytes(key)
     if sealed is None:
         raise DisasterRefusedError(f"there is no {key} at the secondary site: run escrow_credentials")

@@ -28,7 +28,7 @@ class _PlannedMixin(DisasterOperator):
 class PlanFailbackOperator(_PlannedMixin, AssessOperator):
     """Takes the lease when it is free, and finds out whether the primary site can take over again."""
 
-    def take_lease(self, run: ChangeRun, reason: str) -> None:
+    def take_lease(self, run: ChangeRun, reason: str, *, take_over: bool) -> None:
         """Take the environment when nobody holds it; every host of both sites hears of it."""
         from sebenza_ops.recovery.disaster_steps import raise_tokens, seen_token
 

@@ -20,6 +20,11 @@ _MISSING = "age is not installed on this worker: apt-get install age"
 _TIMEOUT_SECONDS = 60.0
 
 
+def escrow_key(environment: str) -> str:
+    """Where an environment's sealed credentials lie in its secondary site's object storage."""
+    return f"escrow/{environment}.yaml.age"
+
+
 class SealError(OutsideSystemError):
     """Something could not be encrypted or decrypted: the identity is another one, or it was changed."""
 

@@ -19,6 +19,19 @@ FETCH_TIMEOUT_SECONDS = 1800.0
 DISCARD_TIMEOUT_SECONDS = 150.0
 
 
+DUMPS_PREFIX, MANIFEST = "backups/database/", "manifest.json"
+
+
+def dump_prefix(environment: str, label: str) -> str:
+    """Where a dump and the manifest of a backup are in object storage."""
+    return f"{DUMPS_PREFIX}{environment}/{label}/"
+
+
+def manifest_key(environment: str, label: str) -> str:
+    """Where the manifest of a backup is in object storage."""
+    return dump_prefix(environment, label) + MANIFEST
+
+
 @dataclass(frozen=True)
 class StoredPiece:
     """A part of a dump in object storage."""
@@ -32,7 +45,10 @@ class StoredPiece:
 
 @dataclass(frozen=True)
 class BackupManifest:
-    """What a backup held when it was made: a restore is compared with it. `pieces` is empty without a dump."""
+    """What a backup held when it was made: a restore is compared with it. `pieces` is empty without a dump.
+
+    `key` is where it is.
+    """
 
     label: str
     database: str
@@ -42,6 +58,7 @@ class BackupManifest:
     schema_revision: int | None
     rows: Mapping[str, int]
     pieces: tuple[StoredPiece, ...]
+    key: str = ""
 
 
 def parse_backup_manifest(found: Any, key: str) -> BackupManifest:
@@ -66,6 +83,7 @@ def parse_backup_manifest(found: Any, key: str) -> BackupManifest:
                 )
                 for piece_key, piece in found["objects"].items()
             ),
+            key=key,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NoDataError(f"the manifest {key} can't be read ({error})", host="object storage") from error

@@ -20,6 +20,15 @@ class RepositoryKeys:
     key_id: str = field(repr=False)
     secret: str = field(repr=False)
 
+    @classmethod
+    def from_connections(cls, cipher_conn_id: str, repository_conn_id: str) -> RepositoryKeys:
+        """The passphrase and the key of two Airflow connections."""
+        from airflow.sdk import BaseHook
+
+        repository = BaseHook.get_connection(repository_conn_id)
+        passphrase = BaseHook.get_connection(cipher_conn_id).password
+        return cls(passphrase or "", repository.login or "", repository.password or "")
+
 
 @dataclass(frozen=True)
 class RestoredCopy:
