@@ -25,10 +25,12 @@ be_replica() {
   : >"$GUARD_DATA/standby.signal"
   sync "$GUARD_DATA"
 }
-# By this check_environment sees that no start goes past it.
+# By this check_environment sees that no start goes past it. A full disk must not keep a server from starting.
+note_run() {
+  mkdir -p "$1" && printf '%s %s\n' "$(date +%s)" "${GUARD_WITNESSES:-}" >"$1/guard-ran"
+}
 if [ -n "${GUARD_ALONE_FILE:-}" ]; then
-  mkdir -p "$(dirname "$GUARD_ALONE_FILE")"
-  printf '%s %s\n' "$(date +%s)" "${GUARD_WITNESSES:-}" >"$(dirname "$GUARD_ALONE_FILE")/guard-ran"
+  note_run "$(dirname "$GUARD_ALONE_FILE")" || say "it can't note in $(dirname "$GUARD_ALONE_FILE") that it ran"
 fi
 _alone=
 if [ -n "${GUARD_ALONE_FILE:-}" ] && [ -e "$GUARD_ALONE_FILE" ]; then
