@@ -215,6 +215,7 @@ def restore_rest(run: ChangeRun, plan: DisasterPlan) -> str:
                 "nobody can use the rest: restore it from another set by hand"
             )
         copy.publish_rest(run.fence)
+        copy.forget_dump()
     rows = sum(manifest.rows[name] for name in later)
     detail = (
         f"{len(later)} tables, {rows} rows: as {source.dump_manifest} says, in {job.seconds:.1f} s beside the users"

@@ -209,6 +209,10 @@ class SiteRestore(PointRestore):
         arguments = [*self._fenced(fence), self._work_dir, self.job, self._bin, *self._server, self._database]
         return self._session.run_script("rest_restore_publish", arguments, timeout_seconds=90).stdout.strip()
 
+    def forget_dump(self) -> None:
+        """Remove the dump from the host, once all of it is in the database."""
+        self._session.run_script("dump_discard", [self._work_dir, self.job], timeout_seconds=120)
+
     def _read(self, job: str, name: str) -> str:
         return self._session.run_script("file_read", [f"{self._work_dir}/{job}/{name}"]).stdout
 
