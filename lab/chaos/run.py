@@ -14,7 +14,7 @@ from lab.chaos.records import Records
 POLL_SECONDS: Final = 0.02
 # A run that was killed needs up to 20 s a kill to be found, an environment without data its whole hold time.
 END_TIMEOUT_SECONDS: Final = 900.0
-STATE_TIMEOUT_SECONDS: Final = 180.0
+STATE_TIMEOUT_SECONDS: Final = 300.0
 QUIET_ENDS: Final = 3
 
 
