@@ -1,12 +1,18 @@
-# repository_look.sh CONFIG STANZA: what a repository of pgBackRest consists of, and whether its small files are right. `verify`
+# repository_look.sh CONFIG STANZA [KEPT]: what a repository of pgBackRest consists of, and whether its small files are right. `verify`
 # reads none of those twice, takes no notice of one of two that is gone, and does not end on a bundle that was cut (2.45).
 # Prints lines: "pair STATE PATH" for files that are kept twice (same, differ, no-first, no-second, none), "note STATE PATH" for
 # what is beside WAL and sets (right, wrong), "set LABEL EXTENSION" and below it "wal START STOP" and "file {JSON} NAME" for each file that is the set's
-# own, and last "list PATH JSON", all objects below a path with their sizes. Changes nothing; prints no key.
-_config=$1 _stanza=$2
+# own, and last "list PATH JSON", all objects below a path with their sizes. Changes nothing; prints no key. With KEPT, a file, what was found is kept there, and
+# told again instead of looked for.
+_config=$1 _stanza=$2 _kept=${3:-}
 umask 077
+if [ -n "$_kept" ] && [ -f "$_kept" ]; then
+  cat "$_kept"
+  exit 0
+fi
 _dir=$(mktemp -d)
 trap 'rm -rf "$_dir"' EXIT
+exec 3>&1 >"$_dir/found"
 get() { pgbackrest "--config=$_config" "--stanza=$_stanza" repo-get "$1" 2>/dev/null; }
 list() { pgbackrest "--config=$_config" "--stanza=$_stanza" --recurse --output=json repo-ls "$1"; }
 pair() {
@@ -50,3 +56,9 @@ grep -o '"[0-9]\{8\}-[0-9]\{6\}F\(_[0-9]\{8\}-[0-9]\{6\}[DI]\)\{0,1\}"' "$_dir/b
   sed -n '/^\[target:file\]$/,/^$/p' "$_right" | grep -a '={' | grep -av '"reference":' | sed 's/^\(.*\)=\({.*\)$/file \2 \1/'
 done
 for _part in archive backup; do printf 'list %s %s\n' "$_part/$_stanza" "$(tr -d '\n' <"$_dir/$_part")"; done
+if [ -n "$_kept" ]; then
+  mkdir -p "$(dirname "$_kept")"
+  cp "$_dir/found" "$_kept.$$"
+  mv "$_kept.$$" "$_kept"
+fi
+cat "$_dir/found" >&3

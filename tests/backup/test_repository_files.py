@@ -130,3 +130,13 @@ def test_sizes_twins_and_histories_are_compared() -> None:
     assert other.sets["20261125-225504F"] == ("WAL segment 000000020000000000000003 is gone",)
     with pytest.raises(NoDataError, match="list of objects is missing"):
         parse_look("pair same archive/main/archive.info\n", "main", "db1")
+
+
+@pytest.mark.integration
+def test_a_verification_that_was_waited_for_does_not_look_again(server: RepositoryServer) -> None:
+    pgbackrest, job = PgBackRest(server.environment, server.session), uuid4().hex
+    before = pgbackrest.look(job)
+    made(server, "full")
+    settle()
+    assert pgbackrest.look(job) == before
+    assert pgbackrest.look().labels > before.labels

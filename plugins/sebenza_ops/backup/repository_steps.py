@@ -51,7 +51,8 @@ def read_repository(run: ChangeRun, host: str, job: str) -> RepositoryState:
     wal = ""
     valid: tuple[str, ...] = ()
     with on_host(environment, host) as (pgbackrest, _):
-        look = pgbackrest.look()
+        # Many small reads: once is enough for a verification that is waited for in the triggerer.
+        look = pgbackrest.look(job)
         damaged = {label: "; ".join(texts) for label, texts in look.sets.items()}
         shared = list(look.shared)
         if look.is_cut:

@@ -270,11 +270,13 @@ class PgBackRest:
         result = self._session.run([*argv, "--output=json"], timeout_seconds=READ_TIMEOUT_SECONDS, check=False)
         return parse_archive_check(result.stdout, self.host)
 
-    def look(self) -> RepositoryLook:
-        """Every file of the repository: there, as large as its manifest says, the small ones right."""
-        result = self._session.run_script(
-            "repository_look", [self._config, self._policy.stanza], timeout_seconds=LOOK_TIMEOUT_SECONDS
-        )
+    def look(self, job: str = "") -> RepositoryLook:
+        """Every file of the repository: there, as large as its manifest says, the small ones right.
+
+        With the name of a job it is looked once: what was found is told again.
+        """
+        arguments = [self._config, self._policy.stanza, *([f"{self.work_dir}/{job}/look"] if job else [])]
+        result = self._session.run_script("repository_look", arguments, timeout_seconds=LOOK_TIMEOUT_SECONDS)
         return parse_look(result.stdout, self._policy.stanza, self.host)
 
     def expiring(self, days: int) -> tuple[str, ...]:
