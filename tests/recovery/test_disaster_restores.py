@@ -94,8 +94,9 @@ def is_past(moment: str) -> bool:
 def lost_site(client: CommitWriter) -> float:
     """Commits are archived and copied, some more are not; then everything is gone. Returns when the archive ended."""
     primary = postgres.primary_of_production()
-    assert backups.run(primary, "check").returncode == 0
+    # It switches the segment first, and then waits until that is archived: what comes meanwhile is in the next one.
     archived_at = time.time()
+    assert backups.run(primary, "check").returncode == 0
     copied()
     now = len(client.acknowledged)
     until(lambda: len(client.acknowledged) > now + 30, "it writes on, what nobody archives")
