@@ -189,7 +189,8 @@ def set_to_restore(window: Window, manifests: dict[str, BackupManifest]) -> dict
     last = window.sets[-1]
     for each in reversed(window.sets):
         found = manifests.get(each.label)
-        if found is not None and parse_lsn(found.lsn) <= window.end.lsn:
+        # A recovery can't stop before the set is whole.
+        if found is not None and parse_lsn(each.lsn_stop) <= parse_lsn(found.lsn) <= window.end.lsn:
             return {**_set(each), "manifest": found.key, "count_lsn": found.lsn}
     return _set(last)
 
