@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sebenza_ops.backup.comparison import differences
 from sebenza_ops.backup.errors import BackupRefusedError
 from sebenza_ops.backup.plan import check_archiving, check_space, choose_host, cron, type_due
-from sebenza_ops.backup.restore_steps import choose_set, differences
+from sebenza_ops.backup.restore_steps import choose_set
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
 from sebenza_ops.backup.rpo import recovery_point
 from sebenza_ops.environments.models import BackupPolicy

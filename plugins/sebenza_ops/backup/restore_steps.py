@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from sebenza_ops.backup.comparison import differences
 from sebenza_ops.backup.errors import BackupDamagedError, BackupFailedError, BackupRefusedError
 from sebenza_ops.backup.jobs import await_job, database_login, job_key
 from sebenza_ops.backup.plan import choose_host
@@ -105,18 +106,6 @@ def plan_restore_test(run: ChangeRun, wanted: str) -> RestorePlan:
     )
     run.note(f"restoring {plan.label} to {plan.lsn}, then to {now_lsn}, into a scratch instance", host=plan.host)
     return plan
-
-
-def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
-    """What a restored database's rows differ from its manifest in, one text a table."""
-    texts = [
-        f"{table}: {found[table]} rows, expected {rows}"
-        for table, rows in expected.items()
-        if table in found and found[table] != rows
-    ]
-    texts += [f"{table}: is missing" for table in expected.keys() - found.keys()]
-    texts += [f"{table}: was not in the manifest" for table in found.keys() - expected.keys()]
-    return sorted(texts)
 
 
 def restore_set(run: ChangeRun, plan: RestorePlan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from sebenza_ops.backup.comparison import differences as row_differences
 from sebenza_ops.ledger import BackupKind, BackupSet
 from sebenza_ops.systems.database_restore import BackupManifest
 from sebenza_ops.systems.wal_archive import Room, Rows
@@ -159,14 +160,7 @@ def refuse_space(
 
 def differences(manifest: BackupManifest, found: Rows, database: str) -> list[str]:
     """What a restored database differs in from its manifest, one text each."""
-    expected, rows = manifest.rows, found.rows.get(database, {})
-    texts = [
-        f"{table}: {rows[table]} rows, expected {count}"
-        for table, count in expected.items()
-        if table in rows and rows[table] != count
-    ]
-    texts += [f"{table}: is missing" for table in expected.keys() - rows.keys()]
-    texts += [f"{table}: was not in the manifest" for table in rows.keys() - expected.keys()]
+    texts = row_differences(manifest.rows, found.rows.get(database, {}))
     revision = found.revisions.get(database)
     if revision != manifest.schema_revision:
         texts.append(f"schema revision {revision}, expected {manifest.schema_revision}")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from sebenza_ops.backup.restore_steps import differences
+from sebenza_ops.backup.comparison import differences
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.environments.env_file import render_env_file
 from sebenza_ops.environments.models import Color, Environment, Host, Role
