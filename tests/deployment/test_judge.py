@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sebenza_ops.deployment.judge import (
@@ -147,6 +147,7 @@ def test_without_prometheus_health_and_errors_decide():
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
+@example(0, 195)
 def test_the_lower_bound_never_exceeds_the_ratio(errors, more):
     total = errors + more
     bound = wilson_lower_bound(errors, total)

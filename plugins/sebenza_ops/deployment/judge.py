@@ -114,7 +114,8 @@ def wilson_lower_bound(events: int, total: int, z: float = CONFIDENCE_Z) -> floa
         return 0.0
     ratio = events / total
     spread = z * math.sqrt(ratio * (1 - ratio) / total + z * z / (4 * total * total))
-    return (ratio + z * z / (2 * total) - spread) / (1 + z * z / total)
+    # Without events the two halves are equal, but for the last bit.
+    return max(0.0, (ratio + z * z / (2 * total) - spread) / (1 + z * z / total))
 
 
 def judge_errors(deltas: Sequence[TrafficDelta], now: float, policy: JudgePolicy) -> Verdict:
