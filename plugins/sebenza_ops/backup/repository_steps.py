@@ -51,6 +51,8 @@ def read_repository(run: ChangeRun, host: str, job: str) -> RepositoryState:
     wal = ""
     valid: tuple[str, ...] = ()
     with on_host(environment, host) as (pgbackrest, _):
+        # What can't be read at all is told by this with its reason; the rest would call each file damaged.
+        pgbackrest.info()
         # Many small reads: once is enough for a verification that is waited for in the triggerer.
         look = pgbackrest.look(job)
         damaged = {label: "; ".join(texts) for label, texts in look.sets.items()}

@@ -268,6 +268,8 @@ class PgBackRest:
         """Whether a WAL segment is missing between the oldest set and now."""
         argv = ["check_pgbackrest", "--service=archives", f"--stanza={self._policy.stanza}", "-c", self._config]
         result = self._session.run([*argv, "--output=json"], timeout_seconds=READ_TIMEOUT_SECONDS, check=False)
+        if not result.stdout.strip():
+            raise NoDataError(f"check_pgbackrest gives no answer: {result.stderr.strip()[-300:]}", host=self.host)
         return parse_archive_check(result.stdout, self.host)
 
     def look(self, job: str = "") -> RepositoryLook:
