@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -35,6 +36,20 @@ def check() -> None:
     _check_traversable()
     _check_disk()
     _check_other_lab()
+    _check_network()
+
+
+def _check_network() -> None:
+    """What an earlier network has left in the hosts' files leads to whichever lab has that network now."""
+    try:
+        before = json.loads(paths.LAB_FILE.read_text())["hosts"]["lb1"]
+    except FileNotFoundError:
+        return
+    if before != address("lb1"):
+        raise LabError(
+            f"{paths.LAB_DIR} was made for the network {before.rpartition('.')[0]}, and SEBENZA_LAB_NET says {NETWORK}"
+            f": use that one again, or another SEBENZA_LAB_DIR, or remove the directory while its lab is down"
+        )
 
 
 def _check_programs() -> None:

@@ -54,6 +54,13 @@ def open_dir(tmp_path: Path) -> Path:
     return tmp_path / "lab"
 
 
+def test_a_directory_that_was_made_for_another_network(open_dir: Path) -> None:
+    open_dir.mkdir()
+    (open_dir / "lab.json").write_text('{"hosts": {"lb1": "127.80.0.11"}}')
+    told = _one_line(_python("-m", "lab", "up", lab_dir=open_dir))
+    assert f"was made for the network 127.80.0, and SEBENZA_LAB_NET says {_OTHER_NETWORK}" in told
+
+
 def test_a_second_lab(estate: Estate, open_dir: Path) -> None:
     """On the same network; one that was moved to another network has addresses and links of its own."""
     told = _one_line(_python("-m", "lab", "up", lab_dir=open_dir, environment={"SEBENZA_LAB_NET": "127.77.0"}))
