@@ -143,12 +143,13 @@ def test_a_clock_is_read_by_the_quickest_answer() -> None:
         def run(self, argv: list[str], timeout_seconds: float) -> Any:
             return SimpleNamespace(stdout=f"{time.time() + next(self.answers)}\n")
 
-    found = read_clock(Session())  # type: ignore[arg-type]
+    session: Any = Session()
+    found = read_clock(session)
     assert 59.0 < found.skew_seconds < 61.0
     assert found.uncertainty_seconds < 1.0
-    broken = SimpleNamespace(host=SimpleNamespace(name="db1"), run=lambda *_, **__: SimpleNamespace(stdout="?"))
+    broken: Any = SimpleNamespace(host=SimpleNamespace(name="db1"), run=lambda *_, **__: SimpleNamespace(stdout="?"))
     with pytest.raises(NoDataError, match="its clock can't be read"):
-        read_clock(broken)  # type: ignore[arg-type]
+        read_clock(broken)
 
 
 def test_the_recovery_point_is_told_once_a_run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
