@@ -198,8 +198,11 @@ def _while_restored(drill: Drill, run: Run, past: Past) -> str:
 
 def _while_clients_wait(drill: Drill, run: Run, past: Past) -> str:
     answer(drill, run, _APPROVE)
+    # The restore point is set under the same lock; the stop comes next, after clients wait.
+    run.until(lambda: bool(run.progress().get("restore_point")), "the restore point is set")
     drill.stack.enter_context(held(past.primary, OWNERS_LOCK))
     run.until(is_paused, "clients wait")
+    drill.expect(takes_writes(past.primary), "the primary was stopped before the fault struck")
     return "exchange_cluster"
 
 
