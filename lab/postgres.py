@@ -219,6 +219,11 @@ def copy_cluster(host: str, source: str, slot: str | None = None) -> None:
     command += ["--wal-method", "stream", "--checkpoint", "fast", "--no-sync", "--no-password"]
     command += ["--slot", slot] if slot is not None else []
     _run_as_postgres(command, f"{host}: copying {source}", {"PGPASSWORD": lab_secrets().replication})
+    if slot is None:
+        # A primary that was a replica before still names the slot that it had.
+        settings = fresh / "postgresql.auto.conf"
+        kept = [line for line in settings.read_text().splitlines() if not line.startswith("primary_slot_name")]
+        settings.write_text("\n".join(kept) + "\n")
     fresh.rename(directory)
 
 

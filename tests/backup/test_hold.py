@@ -11,7 +11,6 @@ import pytest
 from sebenza_ops.backup import finish, hold, steps
 from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning
 from sebenza_ops.backup.plan import BackupPlan
-from sebenza_ops.backup.rpo import RecoveryPoint
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import Holder, Ledger
 from sebenza_ops.systems.clocks import HostClock, read_clock
@@ -150,18 +149,3 @@ def test_a_clock_is_read_by_the_quickest_answer() -> None:
     broken: Any = SimpleNamespace(host=SimpleNamespace(name="db1"), run=lambda *_, **__: SimpleNamespace(stdout="?"))
     with pytest.raises(NoDataError, match="its clock can't be read"):
         read_clock(broken)
-
-
-def test_the_recovery_point_is_told_once_a_run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sebenza_ops.notify.outbox.deliver_pending", lambda ledger: None)
-    monkeypatch.setattr(finish, "host_states", lambda environment: ({}, {"db1": "no SSH connection"}))
-    backup = a_run(ledger, BACKUP)
-    for _ in range(2):
-        finish.tell_if_behind(backup)
-    backup.tell_warning("something else")
-    told = [item.message for item in ledger.outbox.of_run(BACKUP.dag_id, BACKUP.run_id)]
-    kinds = [message.kind for message in told]
-    assert kinds.count("warning.recovery-point") == kinds.count("warning") > 0
-    assert "the recovery point can't be told" in told[0].body
-    assert finish.missed_objective(backup, RecoveryPoint(3600.0, "x")) == ""
-    assert "is 3601 s" in finish.missed_objective(backup, RecoveryPoint(3601.0, "x"))

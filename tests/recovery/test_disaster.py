@@ -14,6 +14,7 @@ from sebenza_ops.environments.models import DisasterRecoveryPolicy, Environment
 from sebenza_ops.evidence.facts import load
 from sebenza_ops.ledger import Ledger, reconcile_pending
 from sebenza_ops.ledger.journal import open_journal
+from sebenza_ops.recovery import failback
 from sebenza_ops.recovery import pair as pair_module
 from sebenza_ops.recovery.disaster_assess import databases
 from sebenza_ops.recovery.disaster_database import promote_standby
@@ -219,6 +220,47 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
     assert not two.state().slots, "a replica that keeps a slot keeps WAL for ever"
     for server in (one, two):
         until(lambda server=server: not client.missing((server.address, server.port)), f"{server.name} has all", 10)
+
+
+@pytest.mark.long
+def test_a_failback_that_is_given_up_in_the_middle_leaves_the_other_site_serving(
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pair.run(ledger, emergency=True)
+    pair.kill("db1")
+    attempt(run, planned(run))
+    run.release("over")
+    back = pair.run(ledger)
+    start_record(back, "failback")
+    back.acquire("failback", 120, 0)
+
+    def killed(*_: Any) -> str:
+        raise KilledError
+
+    with writer(pair) as client:
+        until(lambda: len(client.acknowledged) > 20, "it writes at the other site")
+        plan = plan_failback(back, "v1")
+        back.begin_attempt("failback", 120)
+        resynchronize(back, plan, "lindiwe")
+        back.begin_attempt("failback", 120)
+        with monkeypatch.context() as patch:
+            # The serving server is stopped by then.
+            patch.setattr(failback, "_promote", killed)
+            with pytest.raises(KilledError):
+                move_back(back, plan)
+        assert pair.servers["db2"].state().running != "yes"
+        number = int(back.holder.run_id.partition("__")[2])
+        teardown = pair.run(ledger, number)
+        teardown.begin_attempt("failback", 120)
+        assert failback.settle(teardown, plan) == ""
+        assert not progress_of(teardown)["moving"]
+        now = len(client.acknowledged)
+        until(lambda: len(client.acknowledged) > now + 20, "it writes on, at the other site")
+        with pytest.raises(FencedOffError):
+            move_back(back, plan)
+    assert missing(pair, client) == []
+    assert pair.servers["db2"].state().is_primary
+    assert pair.servers["db1"].state().is_standby
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ import pytest
 from lab.commit_writer import CommitWriter
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.ledger import Holder, Ledger, Outcome
+from sebenza_ops.recovery import point_exchange
 from sebenza_ops.recovery import rejoin as rejoining
 from sebenza_ops.recovery.pair import Pair
 from sebenza_ops.recovery.point_exchange import ExchangeFailedError, exchange, prove, replica_plan
@@ -32,7 +33,9 @@ from sebenza_ops.recovery.point_operators import (
 from sebenza_ops.recovery.point_plan import PointPlan
 from sebenza_ops.recovery.point_steps import RestoredPoint, begin, restore_beside
 from sebenza_ops.recovery.run_record import take_lease
+from sebenza_ops.systems.errors import FencedOffError
 from sebenza_ops.systems.point_restore import PointRestore
+from sebenza_ops.systems.ssh import Fence
 from tests.postgres_pair import as_owner, until
 from tests.recovery.estate import SwitchEstate, switch_estate
 from tests.recovery.tasks import Tasks
@@ -243,6 +246,57 @@ def test_a_cluster_that_does_not_start_is_taken_back(pair: SwitchEstate, ledger:
     assert ledger.deployments.get(run.holder.dag_id, run.holder.run_id).outcome is Outcome.ROLLED_BACK
     assert not beside(pair, "restored")
     run.release("over")
+
+
+def test_marked_failed_in_the_middle_what_the_attempt_still_does_comes_too_late(
+    pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow ends the attempt's process seconds after it has started the teardown."""
+    client, moment = written(pair)
+    attempt = a_run(pair, ledger)
+    plan, restored = prepared(attempt, moment)
+    attempt.begin_attempt("restore", 120)
+    fence_service = Pair.fence_service
+
+    def fenced(self: Pair, name: str, fence: Fence) -> None:
+        fence_service(self, name, fence)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pair, "fence_service", fenced)
+        with pytest.raises(KilledError):
+            exchange(attempt, plan, restored, "lindiwe")
+    teardown = a_run(pair, ledger, int(attempt.holder.run_id.removeprefix("manual__")))
+    teardown.begin_attempt("restore", 120)
+    state_of, refused = point_exchange._state, []
+
+    def exchanged(copy: PointRestore) -> str:
+        return copy.swap(attempt.fence, plan.system_identifier)
+
+    def looked_at(found: Pair, plan: PointPlan) -> Any:
+        state = state_of(found, plan)
+        for late in (
+            lambda: point_exchange.on_copy(
+                attempt, plan, lambda copy: copy.swap(attempt.fence, plan.system_identifier)
+            ),
+            lambda: found.start_service(plan.host, attempt.fence),
+        ):
+            with pytest.raises(FencedOffError):
+                late()
+            refused.append(late)
+        return state
+
+    monkeypatch.setattr(point_exchange, "_state", looked_at)
+    finish(teardown, ["exchange_cluster"], plan_only=False, may_settle=True)
+    assert len(refused) == 2
+    server = pair.servers["db1"]
+    assert (server.state().is_primary, server.state().timeline) == (True, plan.timeline)
+    assert client.missing((server.address, server.port)) == []
+    with CommitWriter(pair.endpoint, "postgres", "super") as after:
+        until(lambda: len(after.acknowledged) > 10, "clients write on")
+    assert ledger.deployments.get(attempt.holder.dag_id, attempt.holder.run_id).outcome is Outcome.ROLLED_BACK
+    assert not beside(pair, "restored")
+    teardown.release("over")
 
 
 def test_killed_on_its_way_it_goes_on(pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

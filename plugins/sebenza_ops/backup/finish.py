@@ -6,21 +6,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sebenza_ops.backup import hold
+from sebenza_ops.backup import hold, watch
 from sebenza_ops.backup.jobs import await_job
 from sebenza_ops.backup.plan import BackupPlan
 from sebenza_ops.backup.retention import dumps_to_delete, reason_to_keep
-from sebenza_ops.backup.rpo import RecoveryPoint, recovery_point
-from sebenza_ops.backup.steps import catalog_follows, host_states, on_host
+from sebenza_ops.backup.steps import catalog_follows, on_host
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import BackupKind
 from sebenza_ops.systems.database_restore import DUMPS_PREFIX, MANIFEST, dump_prefix
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
 from sebenza_ops.systems.ssh import Fence
-
-# What is told of it is told once a run.
-RECOVERY_POINT = "recovery-point"
 
 
 def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: list[str]) -> dict[str, Any]:
@@ -30,50 +26,21 @@ def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: 
     """
     warnings = [*plan.warnings, *older_problems]
     remove_old(run, plan, label, warnings)
-    point = measure(run, plan)
-    missed = missed_objective(run, point)
-    if missed:
-        run.tell_warning(missed, about=RECOVERY_POINT)
-    else:
-        run.note(f"recovery point: at most {point.seconds:.0f} s would be lost now ({point.reason})", "success")
+    point = watch.look(run)
+    missed = watch.tell(run, point)
+    seconds = point.seconds(point.checked_at)
     made = run.ledger.backup_sets.find(run.environment.name, BackupKind.PHYSICAL, label)
     if made is not None:
-        run.ledger.backup_sets.record(replace(made, detail={"rpo_seconds": point.seconds, "rpo_reason": point.reason}))
+        run.ledger.backup_sets.record(replace(made, detail={"rpo_seconds": seconds, "rpo_reason": point.reason}))
     if warnings:
         run.tell_warning("; ".join(warnings))
     return {
         "environment": run.environment.name,
         "label": label,
         "type": plan.backup_type,
-        "rpo_seconds": point.seconds,
+        "rpo_seconds": seconds,
         "warnings": [*warnings, *([missed] if missed else [])],
     }
-
-
-def missed_objective(run: ChangeRun, point: RecoveryPoint) -> str:
-    """What is to be told of a recovery point; empty while it is within the objective."""
-    objective = run.environment.policies.objectives.rpo_seconds
-    if point.seconds is not None and point.seconds <= objective:
-        return ""
-    shown = "can't be told" if point.seconds is None else f"is {point.seconds:.0f} s"
-    return f"the recovery point {shown}, the objective is {objective} s: {point.reason}"
-
-
-def tell_if_behind(run: ChangeRun) -> None:
-    """Tell people when the archive is behind by more than the objective: of a backup that can't even begin.
-
-    By the primary's own account, as the repository may be what does not answer. Never raises.
-    """
-    states, unreachable = host_states(run.environment)
-    primaries = [state for state in states.values() if not state.in_recovery]
-    if len(primaries) == 1:
-        archive = primaries[0].archive
-        point = recovery_point(archive, archive.archived_wal[:24] if archive.archived_wal else None)
-    else:
-        point = RecoveryPoint(None, "; ".join(unreachable.values()) or f"there are {len(primaries)} primaries")
-    missed = missed_objective(run, point)
-    if missed:
-        run.tell_warning(missed, about=RECOVERY_POINT)
 
 
 def remove_old(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> None:
@@ -166,12 +133,3 @@ def delete_dumps(run: ChangeRun, plan: BackupPlan) -> None:
             f"{len(removed)} local dumps and logs older than {retention.local_backups_days} days removed",
             host=plan.host,
         )
-
-
-def measure(run: ChangeRun, plan: BackupPlan) -> RecoveryPoint:
-    """The recovery point now, by the primary and by the repository. That it can't be asked is no good news."""
-    try:
-        with on_host(run.environment, plan.primary) as (pgbackrest, host):
-            return recovery_point(host.state().archive, pgbackrest.info().archive_max)
-    except OutsideSystemError as error:
-        return RecoveryPoint(None, str(error))

@@ -61,8 +61,8 @@ class PlanBackupOperator(BackupOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
+        from sebenza_ops.backup import watch
         from sebenza_ops.backup.errors import BackupRefusedError
-        from sebenza_ops.backup.finish import tell_if_behind
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS, plan_backup, take_lease
         from sebenza_ops.systems.errors import OutsideSystemError
 
@@ -80,7 +80,7 @@ class PlanBackupOperator(BackupOperator):
             raise AirflowFailException(str(error)) from error
         except OutsideSystemError:
             # While nothing can be backed up, what would be lost grows: people learn of it now, not with the last try.
-            tell_if_behind(run)
+            watch.tell(run, watch.look(run))
             raise
         return plan.model_dump(mode="json")
 
@@ -222,3 +222,24 @@ class ReleaseBackupLeaseOperator(BackupOperator):
         failed = failed or [name for name, state in found.items() if state == "upstream_failed"]
         if failed:
             raise AirflowFailException(f"{failed[0]} failed; its log says why. Earlier backups are untouched")
+
+
+class WatchRecoveryPointOperator(BackupOperator):
+    """Asks how much would be lost now, keeps the answer, and tells people when it is worse than the objective.
+
+    Holds no lease: it only reads. A host that does not answer is no failure of it, as then the answer grows.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the seconds that would be lost, None when that can't be told, and why."""
+        from sebenza_ops.backup import watch
+
+        run = self.find_run(context)
+        point = watch.look(run)
+        watch.tell(run, point)
+        return {
+            "seconds": point.seconds(point.checked_at),
+            "objective_seconds": point.objective_seconds,
+            "is_missed": point.missed_since is not None,
+            "reason": point.reason,
+        }

@@ -44,4 +44,4 @@ def recovery_point(state: ArchiveState, repository_max: str | None) -> RecoveryP
         return RecoveryPoint(since, f"archiving fails since {since:.0f} s")
     if state.timeout_seconds == 0:
         return RecoveryPoint(since, "archive_timeout is 0: a segment is archived when it is full, whenever that is")
-    return RecoveryPoint(min(since, state.timeout_seconds), f"nothing waits, {state.archived_wal} is in the repository")
+    return RecoveryPoint(min(since, state.timeout_seconds), f"nothing waits, {state.archived_wal} is archived")

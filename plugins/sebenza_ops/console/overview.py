@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from sebenza_ops.console.readiness import ReadinessLine, readiness
 from sebenza_ops.console.runs import AirflowRun
 from sebenza_ops.environments.inventory import Inventory
 from sebenza_ops.environments.models import Environment
@@ -48,6 +49,7 @@ class EnvironmentView:
     lease_is_held: bool
     reservation: str
     freeze: str = ""
+    recovery: list[ReadinessLine] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     deployments: list[dict[str, Any]] = field(default_factory=list)
 
@@ -122,6 +124,7 @@ def _environment(
         lease_is_held=lease is not None,
         reservation=reservation_sentence(ledger.leases.current_reservation(name), now),
         freeze=freeze_sentence(ledger.leases.current_freeze(name)),
+        recovery=readiness(environment, ledger, now),
         findings=[f"{each.words} (since {moment(each.at)})" for each in ledger.findings.open_ones(name)],
         deployments=[
             deployment_row(

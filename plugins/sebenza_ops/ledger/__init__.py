@@ -19,6 +19,7 @@ from sebenza_ops.ledger.housekeeping import past_housekeeping
 from sebenza_ops.ledger.journal import TOKEN_GAP, find_journal, ledger_or_journal
 from sebenza_ops.ledger.masking import mask_object, mask_text
 from sebenza_ops.ledger.reconcile import reconcile_pending
+from sebenza_ops.ledger.recovery_points import KnownPoint
 from sebenza_ops.ledger.store import Ledger
 from sebenza_ops.ledger.values import (
     AuditEntry,
@@ -52,6 +53,7 @@ __all__ = [
     "EvidenceEntry",
     "Freeze",
     "Holder",
+    "KnownPoint",
     "LastKnownGood",
     "Lease",
     "LeaseHeld",

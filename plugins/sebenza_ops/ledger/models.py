@@ -296,3 +296,17 @@ class BackupSetRow(Base):
     restore_tested_at: Mapped[datetime | None]
     gone_at: Mapped[datetime | None]
     gone_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class RecoveryPointRow(Base):
+    """How much of an environment's database would be lost now: the newest answer, one row an environment."""
+
+    __tablename__ = "recovery_points"
+
+    environment: Mapped[str] = mapped_column(String(100), primary_key=True)
+    archived_until: Mapped[datetime | None]
+    checked_at: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(Text)
+    objective_seconds: Mapped[float]
+    missed_since: Mapped[datetime | None]
+    told_at: Mapped[datetime | None]

@@ -17,6 +17,7 @@ from sebenza_ops.ledger.findings import Findings
 from sebenza_ops.ledger.leases import Leases
 from sebenza_ops.ledger.models import FenceRow
 from sebenza_ops.ledger.outbox import Outbox
+from sebenza_ops.ledger.recovery_points import RecoveryPoints
 from sebenza_ops.ledger.releases import Releases
 
 
@@ -42,6 +43,7 @@ class Ledger:
         self.audit = Audit(database)
         self.evidence = Evidence(database)
         self.findings = Findings(database)
+        self.recovery_points = RecoveryPoints(database)
         self.outbox = Outbox(database)
 
     @classmethod

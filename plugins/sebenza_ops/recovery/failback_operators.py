@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.recovery.disaster_operators import (
     AssessOperator,
@@ -15,6 +17,8 @@ from sebenza_ops.recovery.disaster_operators import (
 )
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from sebenza_ops.recovery.disaster_plan import DisasterPlan
 
 
@@ -95,4 +99,19 @@ class RestoreReplicationOperator(_PlannedMixin, RecoveryStepOperator):
 
 
 class FinishFailbackOperator(_PlannedMixin, FinishRecoveryOperator):
-    """Teardown of a failback."""
+    """Teardown of a failback: one that was given up before its promotion leaves the other site serving."""
+
+    def settle(self, context: Context, run: ChangeRun) -> str:
+        """Take back a move without an end."""
+        from sebenza_ops.recovery.disaster_record import planned_before, progress_of
+        from sebenza_ops.recovery.failback import settle
+
+        plan = planned_before(run)
+        if plan is None or not progress_of(run).get("moving"):
+            return ""
+        try:
+            held = self.begin(context)
+        except AirflowFailException as error:
+            return f"nothing was taken back, another run holds the environment: {error}"
+        with held.kept_lease(self.ttl_seconds(held)):
+            return settle(held, plan)
