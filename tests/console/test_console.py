@@ -53,6 +53,11 @@ def test_a_viewer_sees_the_overview(server: Server) -> None:
         "v1.1.0-late-5xx",
         "Rolled back",
         "deployment of v1.1.0, by thandi",
+        "Loss: met",
+        "20261122-003000F was restored and proven",
+        "served after 32 s",
+        "RPO: 4000 s, objective 3600 s: MISSED",
+        "close_finding.production",
         "ledger recorded",
     ):
         assert expected in answer.text

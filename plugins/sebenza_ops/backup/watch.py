@@ -49,9 +49,9 @@ def words_of(point: KnownPoint) -> str:
     seconds = point.seconds(point.checked_at)
     shown = "can't be told" if seconds is None else f"is {seconds:.0f} s"
     if point.missed_since is None:
-        return f"the recovery point {shown}, the objective {point.objective_seconds:.0f} s: {point.reason}"
+        return f"the recovery point {shown}, the objective {point.objective_seconds} s: {point.reason}"
     since = f", missed since {moment(point.missed_since)}" if point.missed_since < point.checked_at else ""
-    return f"the recovery point {shown}, the objective is {point.objective_seconds:.0f} s{since}: {point.reason}"
+    return f"the recovery point {shown}, the objective is {point.objective_seconds} s{since}: {point.reason}"
 
 
 def tell(run: ChangeRun, point: KnownPoint) -> str:

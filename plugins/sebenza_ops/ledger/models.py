@@ -307,6 +307,6 @@ class RecoveryPointRow(Base):
     archived_until: Mapped[datetime | None]
     checked_at: Mapped[datetime]
     reason: Mapped[str] = mapped_column(Text)
-    objective_seconds: Mapped[float]
+    objective_seconds: Mapped[int]
     missed_since: Mapped[datetime | None]
     told_at: Mapped[datetime | None]

@@ -32,7 +32,7 @@ class KnownPoint:
     archived_until: datetime | None
     checked_at: datetime
     reason: str
-    objective_seconds: float
+    objective_seconds: int
     missed_since: datetime | None = None
     told_at: datetime | None = None
 
@@ -67,7 +67,7 @@ class RecoveryPoints:
             return _value(row) if row is not None else None
 
     def record(
-        self, environment: str, seconds: float | None, reason: str, objective_seconds: float, run: Holder
+        self, environment: str, seconds: float | None, reason: str, objective_seconds: int, run: Holder
     ) -> KnownPoint:
         """Keep what was found.
 
@@ -83,7 +83,7 @@ class RecoveryPoints:
             until = None if seconds is None else now - timedelta(seconds=seconds)
             return _keep(session, environment, until, reason, objective_seconds, now, run)
 
-    def carry_on(self, environment: str, reason: str, objective_seconds: float, run: Holder) -> KnownPoint:
+    def carry_on(self, environment: str, reason: str, objective_seconds: int, run: Holder) -> KnownPoint:
         """Nothing could be asked: what was archived before still is, and nothing more is counted on."""
         with self._database.writing() as session:
             now, row = self._database.now(session), session.get(RecoveryPointRow, environment)
@@ -103,7 +103,7 @@ def _keep(
     environment: str,
     until: datetime | None,
     reason: str,
-    objective_seconds: float,
+    objective_seconds: int,
     now: datetime,
     run: Holder,
 ) -> KnownPoint:

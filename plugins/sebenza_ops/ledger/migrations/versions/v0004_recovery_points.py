@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("archived_until", UtcDateTime(), nullable=True),
         sa.Column("checked_at", UtcDateTime(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("objective_seconds", sa.Float(), nullable=False),
+        sa.Column("objective_seconds", sa.Integer(), nullable=False),
         sa.Column("missed_since", UtcDateTime(), nullable=True),
         sa.Column("told_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("environment", name=op.f("pk_recovery_points")),
