@@ -24,6 +24,7 @@ from lab.chaos.scenarios.restores import nothing_left
 from lab.chaos.scenarios.switches import ENDPOINT, OTHER, OWNERS_LOCK, held, is_paused, takes_writes
 from lab.commit_writer import CommitWriter
 from lab.secrets import lab_secrets
+from sebenza_ops.recovery.point_steps import STRATEGY
 
 _QUESTION, _APPROVE = "approve_exchange", "Exchange the database"
 _REASON: Final = "a fault test takes the database back"
@@ -196,10 +197,14 @@ def _while_restored(drill: Drill, run: Run, past: Past) -> str:
     return "restore_beside"
 
 
+def _progress(run: Run) -> dict[str, Any]:
+    return dict(run.progress().get(STRATEGY) or {})
+
+
 def _while_clients_wait(drill: Drill, run: Run, past: Past) -> str:
     answer(drill, run, _APPROVE)
     # The restore point is set under the same lock; the stop comes next, after clients wait.
-    run.until(lambda: bool(run.progress().get("restore_point")), "the restore point is set")
+    run.until(lambda: bool(_progress(run).get("restore_point")), "the restore point is set")
     drill.stack.enter_context(held(past.primary, OWNERS_LOCK))
     run.until(is_paused, "clients wait")
     drill.expect(takes_writes(past.primary), "the primary was stopped before the fault struck")
