@@ -136,6 +136,8 @@ def test_an_application_that_does_not_come_back_gets_its_database_back(
 ) -> None:
     with airflow.client("admin") as admin:
         switched_on(operator, admin, REFRESH)
+    # The newest set may be one with a column that stops it.
+    backed_up(operator)
     there, aside = all_of_staging(), kept_aside()
     # Found out after the exchange only: processes and load balancer look as always.
     with faults.kill("staging", "nginx"):
