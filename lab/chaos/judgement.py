@@ -7,7 +7,7 @@ from typing import Final
 
 from lab import checker
 from lab.chaos.drill import Drill
-from lab.chaos.run import Run
+from lab.chaos.run import REFUSALS, Run
 from lab.chaos.scenario import NO_EXCUSE, Live
 from lab.chaos.stage import ENVIRONMENT
 from lab.checker import Verdict
@@ -76,8 +76,10 @@ def _judge_messages(drill: Drill, run: Run) -> None:
     """Exactly one message on each channel for every failure of a run, and none for a success."""
     # Nobody is woken up by a run that was refused before it touched anything.
     lease = run.tasks().get("acquire_lease")
-    refused = run.outcome()[0] in ("", "refused", "rejected") or (lease is not None and lease.state == "failed")
-    awaited: dict[Channel, int] = {"slack": run.failures, "pagerduty": 0 if refused else run.failures}
+    refused = run.outcome()[0] in ("", *REFUSALS) or (lease is not None and lease.state == "failed")
+    # One that was cleared afterwards may have ended otherwise.
+    paged = 0 if refused else run.failures - run.refusals
+    awaited: dict[Channel, int] = {"slack": run.failures, "pagerduty": paged}
     give_up_at = time.monotonic() + MESSAGES_TIMEOUT_SECONDS
     while any(len(failure_messages(drill, run, channel)) < count for channel, count in awaited.items()):
         if time.monotonic() > give_up_at:
@@ -86,7 +88,7 @@ def _judge_messages(drill: Drill, run: Run) -> None:
     for channel, count in awaited.items():
         got = failure_messages(drill, run, channel)
         drill.expect(
-            len(got) == count or (channel == "pagerduty" and refused and len(got) <= run.failures),
+            len(got) == count or (channel == "pagerduty" and paged < run.failures and len(got) <= run.failures),
             f"{channel}: {len(got)} messages about {count} failures of the run ({got[:SHOWN]})",
         )
 

@@ -16,6 +16,7 @@ POLL_SECONDS: Final = 0.02
 END_TIMEOUT_SECONDS: Final = 900.0
 STATE_TIMEOUT_SECONDS: Final = 300.0
 QUIET_ENDS: Final = 3
+REFUSALS: Final = frozenset({"refused", "rejected"})
 
 
 class MissedStateError(Exception):
@@ -41,6 +42,8 @@ class Run:
         self.state = "running"
         self.failures = 0
         """How often it ended as failed; people must be told so often."""
+        self.refusals = 0
+        """How often of these it had touched nothing; nobody is paged for them."""
 
     @property
     def dedup_key(self) -> str:
@@ -142,6 +145,7 @@ class Run:
             time.sleep(0.3)
         self.state = state
         self.failures += state == "failed"
+        self.refusals += state == "failed" and self.outcome()[0] in REFUSALS
         return state
 
     def _state_of(self, task_id: str) -> str | None:
