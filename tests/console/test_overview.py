@@ -102,6 +102,33 @@ def test_a_deployment_that_died_leaves_the_state_unknown(ledger: Ledger) -> None
     assert (row["word"], row["tone"]) == ("Outcome not recorded", "error")
 
 
+def change(ledger: Ledger, dag_id: str, outcome: Outcome | None = Outcome.SUCCEEDED, detail: str = "") -> None:
+    procedure = dag_id.partition(".")[0]
+    ledger.deployments.start("production", dag_id, dag_id, "thandi", procedure.replace("_", " "), None, procedure)
+    if outcome is not None:
+        ledger.deployments.finish(dag_id, dag_id, outcome, detail)
+
+
+def test_what_moves_no_release_does_not_make_the_live_one_unknown(ledger: Ledger) -> None:
+    deploy(ledger, "one", "v1", Outcome.SUCCEEDED)
+    for outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
+        change(ledger, f"restore_database.production_{outcome.value}", outcome)
+    change(ledger, "switch_database_primary.production")
+    change(ledger, "disaster_recovery_drill.production", Outcome.FAILED)
+    change(ledger, "restore_point_in_time.production", None)
+    assert live_state("production", ledger, {}).color == "green"
+
+
+def test_after_a_disaster_recovery_the_other_site_serves_until_the_failback(ledger: Ledger) -> None:
+    deploy(ledger, "one", "v1", Outcome.SUCCEEDED)
+    change(ledger, "disaster_recovery.production", detail="production is served from secondary (failover)")
+    live = live_state("production", ledger, {})
+    assert (live.sentence, live.color) == ("At the other site", None)
+    assert "served from secondary (failover)" in live.note
+    change(ledger, "failback.production")
+    assert live_state("production", ledger, {}).color == "green"
+
+
 def test_an_expired_lease_blocks_nobody(ledger: Ledger) -> None:
     fill(ledger)
     lease = ledger.leases.history("production")[0]

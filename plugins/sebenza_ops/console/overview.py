@@ -5,7 +5,7 @@ All of it is what the ledger recorded. The truth about live traffic is in the lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,11 +20,20 @@ from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.facts import OutcomeFact
 from sebenza_ops.evidence.summary import OUTCOME_WORDS, Tone, environment_name, procedure_name
 from sebenza_ops.evidence.wording import clock, duration, moment
-from sebenza_ops.ledger import Deployment, Freeze, Lease, Ledger, Reservation
+from sebenza_ops.ledger import Deployment, Freeze, Lease, Ledger, Outcome, Reservation
 from sebenza_ops.notify.runs import first_error
 
 DEPLOYMENTS_SHOWN = 8
 CHANGES_NOTHING = {"planned", "refused", "rejected"}
+# Procedures with a record of their own that leave every release where it is.
+MOVES_NO_RELEASE = {
+    "disaster_recovery_drill",
+    "migrate_contract",
+    "restore_database",
+    "restore_point_in_time",
+    "switch_database_primary",
+}
+BETWEEN_SITES = {"disaster_recovery", "failback"}
 
 
 @dataclass(frozen=True)
@@ -143,13 +152,17 @@ def live_state(environment: str, ledger: Ledger, runs: Mapping[tuple[str, str], 
     A deployment that ended without saying what it left is not passed over: then the ledger doesn't know.
     """
     note = ""
-    for deployment in ledger.deployments.recent(environment, limit=50):
+    for deployment in _that_move_releases(ledger.deployments.recent(environment, limit=50)):
         if deployment.outcome is None:
             run = runs.get((deployment.holder.dag_id, deployment.holder.run_id))
             if run is None or run.is_over:
                 return _unknown(environment, deployment, "ended without recording its outcome")
-            note = f"{deployment.requested_version} is being deployed since {clock(deployment.started_at)} UTC"
+            is_between_sites = _procedure(deployment) in BETWEEN_SITES
+            doing = "is under way" if is_between_sites else "is being deployed"
+            note = f"{deployment.requested_version} {doing} since {clock(deployment.started_at)} UTC"
             continue
+        if deployment.outcome.value == "succeeded" and _procedure(deployment) in BETWEEN_SITES:
+            return LiveState(sentence="At the other site", note=note or str(deployment.detail))
         outcome = _recorded_outcome(ledger, deployment)
         if outcome is not None and outcome.live_color:
             return _live(outcome.live_color, outcome.live_release, deployment, note)
@@ -161,6 +174,21 @@ def live_state(environment: str, ledger: Ledger, runs: Mapping[tuple[str, str], 
             return _live(deployment.from_color, deployment.previous_release_id, deployment, note)
         return _unknown(environment, deployment, f"ended as {_word(deployment.outcome.value).lower()}")
     return LiveState(sentence="Not known: no deployment is recorded yet", note=note)
+
+
+def _procedure(deployment: Deployment) -> str:
+    return deployment.holder.dag_id.partition(".")[0]
+
+
+def _that_move_releases(newest_first: Iterable[Deployment]) -> Iterator[Deployment]:
+    """Without changes that leave every release where it is, nor a recovery that was followed by its failback."""
+    is_back = False
+    for deployment in newest_first:
+        procedure = _procedure(deployment)
+        if procedure == "failback" and deployment.outcome is Outcome.SUCCEEDED:
+            is_back = True
+        elif procedure not in MOVES_NO_RELEASE and not (is_back and procedure in BETWEEN_SITES):
+            yield deployment
 
 
 def _live(color: str, release_id: str | None, deployment: Deployment, note: str) -> LiveState:
