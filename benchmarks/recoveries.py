@@ -120,7 +120,7 @@ def _secondary_site(session: Session) -> Iterator[None]:
         yield
     finally:
         faults.mend(wait_for_health=False)
-        estate.reset(ENVIRONMENT, lambda line: session.say(f"lab: {line}"))
+        estate.reset((ENVIRONMENT,), lambda line: session.say(f"lab: {line}"))
         commit_writer.drop(ENDPOINT, "postgres", lab_secrets().postgres_superuser)
         if not had_one:
             estate.down_secondary_site(lambda line: session.say(f"lab: {line}"))
