@@ -70,7 +70,14 @@ from sebenza_ops.deployment.rollback_operators import (
 from sebenza_ops.deployment.sensors import IdleColorHealthySensor
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import EMERGENCY, plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import (
+    EMERGENCY,
+    optional_text_param,
+    plan_only_param,
+    procedure_defaults,
+    procedure_id,
+    reason_param,
+)
 
 COLD = ("start_release", "await_healthy")
 DATABASE = (
@@ -104,11 +111,9 @@ def make_dag(environment: Environment) -> None:
             tags=[EMERGENCY],
             params={
                 "reason": reason_param("Why the release that is live must go.", required=True),
-                "to": Param(
-                    "",
-                    type="string",
+                "to": optional_text_param(
+                    "A version or a release id; empty: the last known good release.",
                     pattern=TARGET_PATTERN,
-                    description="A version or a release id; empty: the last known good release.",
                 ),
                 "mark_bad": Param(
                     True, type="boolean", description="Refuse the release that is left from now on, until it is forced."

@@ -31,7 +31,7 @@ from sebenza_ops.deployment.operators import AcquireLeaseOperator, ReleaseLeaseO
 from sebenza_ops.deployment.params import TARGET_PATTERN
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, procedure_defaults, procedure_id
 
 
 def make_dag(environment: Environment) -> None:
@@ -46,11 +46,9 @@ def make_dag(environment: Environment) -> None:
             "deployment",
             params={
                 "color": Param(type="string", enum=["blue", "green"], description="The color to stop."),
-                "release_id": Param(
-                    "",
-                    type="string",
+                "release_id": optional_text_param(
+                    "Stop it only while it runs this release; empty: whatever runs there.",
                     pattern=TARGET_PATTERN,
-                    description="Stop it only while it runs this release; empty: whatever runs there.",
                 ),
             },
         ),

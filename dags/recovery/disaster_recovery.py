@@ -53,7 +53,14 @@ from airflow.sdk import Param, XComArg, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import EMERGENCY, plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import (
+    EMERGENCY,
+    optional_text_param,
+    plan_only_param,
+    procedure_defaults,
+    procedure_id,
+    reason_param,
+)
 from sebenza_ops.recovery.disaster_operators import (
     PLAN_TASK_ID,
     RECOMMENDED,
@@ -103,18 +110,14 @@ def make_dag(environment: Environment) -> None:
                     "full: restore all of it there. partial: the critical tables first, the rest later.",
                 ),
                 "reason": reason_param("What has happened.", required=True),
-                "release_id": Param(
-                    "",
-                    type="string",
+                "release_id": optional_text_param(
+                    "What the application runs there; empty: the last known good release.",
                     pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199})?$",
-                    description="What the application runs there; empty: the last known good release.",
                 ),
-                "last_good_at": Param(
-                    "",
-                    type="string",
-                    maxLength=40,
-                    description="When the service was last seen well (2026-11-25T03:12:00+00:00); empty: what the "
+                "last_good_at": optional_text_param(
+                    "When the service was last seen well (2026-11-25T03:12:00+00:00); empty: what the "
                     "estate says. Recovery time is measured from there.",
+                    maxLength=40,
                 ),
                 "take_over": Param(
                     False,

@@ -36,11 +36,11 @@ A second drill is refused. A disaster recovery is not kept waiting: it uses the 
 
 from datetime import timedelta
 
-from airflow.sdk import Param, chain, dag
+from airflow.sdk import chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, procedure_defaults, procedure_id
 from sebenza_ops.recovery.drill_operators import (
     PLAN_TASK_ID,
     RESTORE_TASK_ID,
@@ -73,11 +73,9 @@ def make_dag(environment: Environment) -> None:
             dagrun_timeout=restore_time + timedelta(hours=2),
             execution_timeout=GRACE,
             params={
-                "release_id": Param(
-                    "",
-                    type="string",
+                "release_id": optional_text_param(
+                    "What runs on the copy; empty: the last known good release.",
                     pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199})?$",
-                    description="What runs on the copy; empty: the last known good release.",
                 ),
             },
         ),

@@ -33,11 +33,11 @@ Any change of the same environment; a run that finds the lease held is refused a
 
 from datetime import timedelta
 
-from airflow.sdk import Param, XComArg, chain, dag
+from airflow.sdk import XComArg, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import optional_text_param, plan_only_param, procedure_defaults, procedure_id, reason_param
 from sebenza_ops.recovery.disaster_operators import PLAN_TASK_ID, ApproveRecoveryOperator
 from sebenza_ops.recovery.failback_operators import (
     FinishFailbackOperator,
@@ -74,11 +74,9 @@ def make_dag(environment: Environment) -> None:
             execution_timeout=STEP_TIME,
             params={
                 "reason": reason_param("Why it goes back now.", required=True),
-                "release_id": Param(
-                    "",
-                    type="string",
+                "release_id": optional_text_param(
+                    "What the application runs there; empty: the last known good release.",
                     pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199})?$",
-                    description="What the application runs there; empty: the last known good release.",
                 ),
                 "plan_only": plan_only_param(),
             },

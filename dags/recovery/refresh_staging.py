@@ -35,12 +35,12 @@ Whatever changes the environment; a backup of the source during the first two st
 
 from datetime import timedelta
 
-from airflow.sdk import Param, chain, dag
+from airflow.sdk import chain, dag
 
 from sebenza_ops.environments.inventory import environments_with, load_inventory
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.environments.queues import queue_of
-from sebenza_ops.procedures import procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, procedure_defaults, procedure_id
 from sebenza_ops.recovery.refresh_operators import (
     AcquireRefreshLeaseOperator,
     ExchangeDatabaseOperator,
@@ -73,11 +73,9 @@ def make_dag(environment: Environment, source: Environment) -> None:
             # Both leases are waited for, an hour at most each.
             dagrun_timeout=part + 2 * restore + timedelta(hours=3),
             params={
-                "set": Param(
-                    "",
-                    type="string",
+                "set": optional_text_param(
+                    "Label of the source's set to take; empty: the newest one that was read back.",
                     pattern="^([0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?)?$",
-                    description="Label of the source's set to take; empty: the newest one that was read back.",
                 ),
             },
         ),

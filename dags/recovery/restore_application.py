@@ -40,7 +40,7 @@ from airflow.sdk import Param, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, plan_only_param, procedure_defaults, procedure_id
 from sebenza_ops.recovery.restore_operators import (
     AcquireRestoreLeaseOperator,
     FinishRestoreOperator,
@@ -75,17 +75,13 @@ def make_dag(environment: Environment) -> None:
                     enum=[host.name for host in restorable_hosts(environment)],
                     description="The host whose machine was replaced.",
                 ),
-                "backup": Param(
-                    "",
-                    type="string",
+                "backup": optional_text_param(
+                    "The set's label, as backup_application shows it; empty: the newest good one.",
                     pattern=BACKUP_PATTERN,
-                    description="The set's label, as backup_application shows it; empty: the newest good one.",
                 ),
-                "release_id": Param(
-                    "",
-                    type="string",
+                "release_id": optional_text_param(
+                    "What must run on it; empty: what the other hosts of the live color run.",
                     pattern=RELEASE_PATTERN,
-                    description="What must run on it; empty: what the other hosts of the live color run.",
                 ),
                 "move_aside": Param(
                     False,

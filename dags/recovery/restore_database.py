@@ -40,7 +40,7 @@ from airflow.sdk import Param, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, plan_only_param, procedure_defaults, procedure_id
 from sebenza_ops.recovery.database_restore_operators import (
     CHOOSE,
     ChooseSetOperator,
@@ -76,12 +76,10 @@ def make_dag(environment: Environment) -> None:
                     pattern="^[a-z_][a-z0-9_]{0,62}$",
                     description="Name of the new database; one that exists is refused.",
                 ),
-                "set": Param(
-                    "",
-                    type="string",
-                    pattern=SET_PATTERN,
-                    description="The set's label, as the catalog has it; empty: the newest one that was verified; "
+                "set": optional_text_param(
+                    "The set's label, as the catalog has it; empty: the newest one that was verified; "
                     "choose: the run shows the catalog's sets, and waits until an approver has chosen one.",
+                    pattern=SET_PATTERN,
                 ),
                 "source": Param(
                     "auto",

@@ -50,7 +50,7 @@ from airflow.sdk import Param, XComArg, chain, dag
 
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id, reason_param
+from sebenza_ops.procedures import optional_text_param, plan_only_param, procedure_defaults, procedure_id, reason_param
 from sebenza_ops.recovery.point_operators import (
     BACK_UP_TASK_ID,
     PLAN_TASK_ID,
@@ -118,11 +118,9 @@ def make_dag(environment: Environment) -> None:
                     description="The history to follow; 0: the primary's. Another one to come back to what an earlier "
                     "restore has left.",
                 ),
-                "set": Param(
-                    "",
-                    type="string",
+                "set": optional_text_param(
+                    "Label of the set to restore from; empty: the newest sound one before the target.",
                     pattern=SET_PATTERN,
-                    description="Label of the set to restore from; empty: the newest sound one before the target.",
                 ),
                 "reason": reason_param("Why the database goes back.", required=True),
                 "plan_only": plan_only_param(),

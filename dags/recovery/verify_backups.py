@@ -53,7 +53,7 @@ from sebenza_ops.backup.restore_operators import (
 )
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.procedures import procedure_defaults, procedure_id
+from sebenza_ops.procedures import optional_text_param, procedure_defaults, procedure_id
 
 GRACE = timedelta(minutes=30)
 
@@ -79,11 +79,9 @@ def make_dag(environment: Environment) -> None:
             # The repository is read back, then the set is restored.
             dagrun_timeout=3 * part,
             params={
-                "set": Param(
-                    "",
-                    type="string",
+                "set": optional_text_param(
+                    "Label of the set to restore; empty: the newest one.",
                     pattern="^([0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?)?$",
-                    description="Label of the set to restore; empty: the newest one.",
                 ),
                 "repository": Param(
                     "auto",

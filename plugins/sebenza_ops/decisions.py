@@ -114,7 +114,7 @@ class HumanDecisionOperator(HITLOperator):
         if ask_reason:
             # No minimum in the schema: a default that violates it would end the task before it asks.
             kwargs["params"] = {
-                "reason": Param("", type="string", maxLength=500, description="Why; kept in the audit.")
+                "reason": Param("", type=["null", "string"], maxLength=500, description="Why; kept in the audit.")
             }
         super().__init__(
             **{"retries": RETRIES, "retry_delay": timedelta(0), **kwargs},

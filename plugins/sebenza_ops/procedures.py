@@ -127,7 +127,19 @@ def reason_param(description: str, *, required: bool = False) -> Param:
     """A parameter for the reason of an unusual request: free text for people, kept in the audit, never executed."""
     if required:
         return Param(type="string", minLength=10, maxLength=500, pattern=REASON_PATTERN, description=description)
-    return Param("", type="string", maxLength=500, pattern=REASON_PATTERN, description=description)
+    return optional_text_param(description, maxLength=500, pattern=REASON_PATTERN)
+
+
+def optional_text_param(description: str, **schema: Any) -> Param:
+    """A parameter for text that may stay empty: then it is "", or None where a form was emptied again.
+
+    Nullable, as Airflow's form can't be sent while text that may not be null is empty, whatever its default is.
+
+    Args:
+        description: What the form says.
+        schema: Further keys of its JSON schema.
+    """
+    return Param("", type=["null", "string"], description=description, **schema)
 
 
 def plan_only_param() -> Param:

@@ -143,7 +143,7 @@ def conf_check(dag: Any) -> Iterator[str]:
 
 
 def parameters(dag: Any) -> Iterator[str]:
-    """Every parameter has a type and a description.
+    """Every parameter has a type and a description, and nothing that may stay empty keeps a form from being sent.
 
     An argument of the function under `@dag` is a parameter too, which the form then shows to people.
     """
@@ -153,6 +153,19 @@ def parameters(dag: Any) -> Iterator[str]:
             yield f"parameter {key} has no type"
         if not parameter.description:
             yield f"parameter {key} has no description"
+        if _blocks_its_form(parameter):
+            yield f"parameter {key} is empty and may not be null: Airflow's form can't be sent; use optional_text_param"
+    for task in dag.tasks:
+        if _is_kind_of(task, HITLOperator):
+            for key in task.params:
+                if _blocks_its_form(task.params.get_param(key)):
+                    yield f"task {task.task_id} asks for {key}, which is empty and may not be null"
+
+
+def _blocks_its_form(parameter: Any) -> bool:
+    # As the form itself judges: what has a type without null must have a value, and "" is none.
+    kind = parameter.schema.get("type") or "null"
+    return parameter.value == "" and "null" not in ([kind] if isinstance(kind, str) else kind)
 
 
 def serialization(dag: Any) -> Iterator[str]:

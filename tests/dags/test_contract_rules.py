@@ -84,6 +84,12 @@ def _endless_question() -> None:
     ApprovalOperator(task_id="ask", subject="Go?", response_timeout=None, retries=0)
 
 
+def _unsendable_question() -> None:
+    ApprovalOperator(
+        task_id="ask", subject="Go?", response_timeout=timedelta(hours=1), params={"reason": Param("", type="string")}
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "tasks", "changes", "expected"),
     [
@@ -105,6 +111,8 @@ def _endless_question() -> None:
         (contract.conf_check, None, {"default_args": {"pre_execute": None}}, "does not check the conf"),
         (contract.parameters, None, {"params": {"version": Param("x", description="d")}}, "has no type"),
         (contract.parameters, None, {"params": {"version": Param("x", type="string")}}, "has no description"),
+        (contract.parameters, None, {"params": {"to": Param("", type="string")}}, "form can't be sent"),
+        (contract.parameters, _unsendable_question, {}, "asks for reason, which is empty"),
     ],
 )
 def test_rule_catches(

@@ -33,7 +33,7 @@ class PlanRestoreTestOperator(BackupOperator):
         try:
             take_lease(run)
             with run.kept_lease(LEASE_TTL_SECONDS):
-                plan = plan_restore_test(run, str(context["params"]["set"]))
+                plan = plan_restore_test(run, str(context["params"].get("set") or ""))
         except ChangeRefusedError as error:
             if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"to be tried again in {self.retry_delay}: {error}") from error

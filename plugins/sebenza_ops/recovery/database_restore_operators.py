@@ -48,7 +48,7 @@ class ChooseSetOperator(HumanDecisionOperator):
         from sebenza_ops.recovery.database_restore import shown_sets, verified
         from sebenza_ops.recovery.database_restore_steps import sets_of
 
-        wanted, source = str(context["params"]["set"]), str(context["params"]["source"])
+        wanted, source = str(context["params"].get("set") or ""), str(context["params"]["source"])
         if wanted != CHOOSE:
             return wanted
         run = ChangeRun.from_context(context, self.environment)

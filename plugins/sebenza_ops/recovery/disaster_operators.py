@@ -131,7 +131,9 @@ class AssessOperator(DisasterOperator, SkipMixin):
         from sebenza_ops.recovery.disaster_steps import plan_recovery
 
         kind = None if params["type"] == RECOMMENDED else DisasterType(str(params["type"]))
-        return plan_recovery(run, kind, str(params["release_id"]), _moment(str(params["last_good_at"])))
+        return plan_recovery(
+            run, kind, str(params.get("release_id") or ""), _moment(str(params.get("last_good_at") or ""))
+        )
 
     def text(self, plan: DisasterPlan, reason: str, requested_by: str, excluded: dict[str, str]) -> str:
         """What the question shows."""

@@ -61,7 +61,7 @@ class PlanDrillOperator(DrillOperator):
         run = self.begin(context)
         start_record(run, self.purpose)
         try:
-            return plan_drill(run, str(context["params"]["release_id"])).model_dump(mode="json")
+            return plan_drill(run, str(context["params"].get("release_id") or "")).model_dump(mode="json")
         except DisasterRefusedError as error:
             raise AirflowFailException(str(error)) from error
 

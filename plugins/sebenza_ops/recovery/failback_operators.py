@@ -46,7 +46,7 @@ class PlanFailbackOperator(_PlannedMixin, AssessOperator):
         """Who takes over from whom."""
         from sebenza_ops.recovery.failback import plan_failback
 
-        return plan_failback(run, str(params["release_id"]))
+        return plan_failback(run, str(params.get("release_id") or ""))
 
     def text(self, plan: DisasterPlan, reason: str, requested_by: str, excluded: dict[str, str]) -> str:
         """What the question shows."""

@@ -44,7 +44,7 @@ class PlanRefreshOperator(BackupOperator):
         try:
             take_lease(run)
             with run.kept_lease(LEASE_TTL_SECONDS):
-                plan = plan_refresh(run, find_environment(self.target), str(context["params"]["set"]))
+                plan = plan_refresh(run, find_environment(self.target), str(context["params"].get("set") or ""))
         except ChangeRefusedError as error:
             if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"stepping back, to try again in {self.retry_delay}: {error}") from error
