@@ -12,7 +12,7 @@ from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
 from lab.waiting import until
 
-pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PATIENCE_MILLISECONDS = 30_000
 DEPLOY = "deploy_blue_green.staging"
