@@ -62,7 +62,8 @@ def measure(session: Session) -> list[Row]:
         by_psql = _timed(lambda: _restore_dump(host, dump))
         by_pgbackrest = _timed(lambda: _restore_set(host, label, place / "restored"))
         session.say(f"gunzip | psql: {by_psql:.1f} s, pgBackRest until it takes writes: {by_pgbackrest:.1f} s")
-        bare_backup = _timed(lambda: _bare_backup(host, place / "dump"))
+        replica = next(name for name in ENVIRONMENTS[ENVIRONMENT].database_hosts if name != host)
+        bare_backup = _timed(lambda: _bare_backup(host, replica, place / "dump"))
         # `verify` reads every set: the procedure gets as many as the commands had.
         _pgbackrest(host, f"--set={_newest(host)[1]}", "expire")
         by_dag = _run_seconds(session, BACKUP, {"type": "full"})
@@ -288,19 +289,19 @@ def _takes_writes(socket: Path) -> bool:
     return bool(answer == b"t\n")
 
 
-def _bare_backup(host: str, directory: Path) -> None:
-    """The commands of backup_database, one after the other, by hand."""
-    _pgbackrest(host, "check")
-    _pgbackrest(host, "--type=full", "--process-max=2", "backup")
+def _bare_backup(primary: str, replica: str, directory: Path) -> None:
+    """The commands of backup_database, one after the other, by hand, on the hosts that it has."""
+    _pgbackrest(primary, "check")
+    _pgbackrest(replica, "--type=full", "--process-max=2", "--backup-standby", "backup")
     dump = [str(paths.POSTGRES_BIN / "pg_dump"), "--format=directory", "--jobs=2", "--compress=1", "--no-sync"]
-    _as_owner([*dump, f"--file={directory}", *_server(host), DATABASE])
+    _as_owner([*dump, f"--file={directory}", *_server(replica), DATABASE])
     _as_owner([str(paths.POSTGRES_BIN / "pg_restore"), "--file=/dev/null", str(directory)])
     client = inventory.storage_client()
     for file in directory.iterdir():
         client.upload_file(str(file), BUCKET, f"benchmark/dump/{file.name}")
-    _pgbackrest(host, "check")
-    _pgbackrest(host, "--output=text", "--verbose", "--process-max=2", "verify")
-    _pgbackrest(host, "--repo1-retention-full-type=time", "--repo1-retention-full=30", "expire")
+    _pgbackrest(primary, "check")
+    _pgbackrest(replica, "--output=text", "--verbose", "--process-max=2", "verify")
+    _pgbackrest(replica, "--repo1-retention-full-type=time", "--repo1-retention-full=30", "expire")
     for file in directory.iterdir():
         client.delete_object(Bucket=BUCKET, Key=f"benchmark/dump/{file.name}")
 
