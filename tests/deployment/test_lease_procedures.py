@@ -92,6 +92,7 @@ def test_a_stuck_lease_is_handed_back_after_a_look(
     assert ledger.leases.acquire("staging", STUCK, "deploy v1.1.0", 60).token > stuck.token
 
 
+@pytest.mark.long
 def test_a_rejection_leaves_the_lease_and_is_no_success(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_rejection_leaves_the_lease_and_is_no_success(
     assert "approver has rejected" in log
 
 
+@pytest.mark.long
 def test_a_lease_that_has_changed_since_the_question_is_not_ended(
     operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger
 ) -> None:

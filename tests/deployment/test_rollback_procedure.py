@@ -11,7 +11,7 @@ import pytest
 from lab import checker, paths
 from lab.airflow.client import AirflowClient
 from lab.airflow.stack import LocalAirflow
-from sebenza_ops.ledger import Holder, Ledger
+from sebenza_ops.ledger import Holder, LeaseKind, Ledger
 from tests.deployment.test_lease_procedures import ended
 
 pytestmark = [pytest.mark.lab, pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -74,7 +74,9 @@ def test_a_release_that_had_passed_goes_back_to_the_warm_color(operator: Airflow
     good = ledger.releases.last_known_good("staging")
     assert good is not None
     assert good.release_id.startswith("v1.0.0-")
-    assert ledger.leases.current("staging") is None
+    # A stop that the deployment has planned may have begun just then.
+    held = ledger.leases.current("staging")
+    assert held is None or held.kind is LeaseKind.HOUSEKEEPING
     # Again: nothing to do, and nothing is done.
     assert ended(operator, ROLLBACK, {"reason": REASON, "to": "v1.0.0"})[1]["switch_back"] == "skipped"
     assert live() == ("blue", "v1.0.0")

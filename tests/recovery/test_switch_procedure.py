@@ -26,6 +26,8 @@ SWITCH = "switch_database_primary.production"
 QUESTION, APPROVE = "approve_failover", "Switch the primary"
 ENDPOINT = (addresses.address("dbendpoint"), addresses.POSTGRES_PORT)
 
+RATE = 40  # requests a second
+
 
 @pytest.fixture(scope="module")
 def operator(estate: Any, airflow: LocalAirflow) -> Iterator[AirflowClient]:
@@ -51,7 +53,7 @@ def writer() -> CommitWriter:
 
 def load() -> LoadGenerator:
     balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in ("lb1", "lb2")}
-    return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=40, write_share=0.2)
+    return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE, write_share=0.2)
 
 
 def missing(client: CommitWriter, host: str) -> list[int]:
@@ -111,7 +113,9 @@ def test_a_planned_switch_under_load_loses_nothing(operator: AirflowClient, ledg
         f"{report.requests} requests, {report.failed} failed: {report.failed_requests[:3]}"
     )
     assert 0 < pause_ms < 5000
-    assert report.failed <= report.requests * 0.02
+    # The application waits 2 s for a connection: what came earlier in a longer pause gets an error.
+    given_up = RATE * max(0.0, pause_ms / 1000 - 2)
+    assert report.failed <= report.requests * 0.02 + given_up
     assert f"{new} is the primary" in str(deployment.detail)
     assert deployment.evidence_url
     switched = ledger.audit.entries(environment="production", action="database.primary_switched")[0]
