@@ -24,17 +24,18 @@ SECURITY_MIRROR=${DEBIAN_SECURITY_MIRROR:-$(repository bookworm-security)}
 need_root "debootstrap"
 install_missing debootstrap
 work=$(mktemp -d)
+tree=$work/debian
 trap 'as_root rm -rf --one-file-system "$work"' EXIT
 say "bootstrapping Debian 12 from $MIRROR"
-as_root debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" "$MIRROR" >"$work/log" 2>&1 ||
+as_root debootstrap --variant=minbase --include=ca-certificates bookworm "$tree" "$MIRROR" >"$work/log" 2>&1 ||
   stop "debootstrap failed: $(tail -n 1 "$work/log")"
 printf '%s\n' "deb $MIRROR bookworm main" "deb $MIRROR bookworm-updates main" \
-  ${SECURITY_MIRROR:+"deb $SECURITY_MIRROR bookworm-security main"} | as_root tee "$work/root/etc/apt/sources.list" >/dev/null
+  ${SECURITY_MIRROR:+"deb $SECURITY_MIRROR bookworm-security main"} | as_root tee "$tree/etc/apt/sources.list" >/dev/null
 if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
-  as_root cp /usr/local/share/ca-certificates/*.crt "$work/root/usr/local/share/ca-certificates/"
-  as_root chroot "$work/root" update-ca-certificates >/dev/null 2>&1
+  as_root cp /usr/local/share/ca-certificates/*.crt "$tree/usr/local/share/ca-certificates/"
+  as_root chroot "$tree" update-ca-certificates >/dev/null 2>&1
 fi
-as_root rm -rf "$work/root/var/cache/apt/archives" "$work/root/var/lib/apt/lists"
-as_root mkdir -p "$work/root/var/cache/apt/archives/partial" "$work/root/var/lib/apt/lists/partial"
-as_root tar -C "$work/root" -c . | docker import --change 'CMD ["/bin/bash"]' - "$IMAGE" >/dev/null
+as_root rm -rf "$tree/var/cache/apt/archives" "$tree/var/lib/apt/lists"
+as_root mkdir -p "$tree/var/cache/apt/archives/partial" "$tree/var/lib/apt/lists/partial"
+as_root tar -C "$tree" -c . | docker import --change 'CMD ["/bin/bash"]' - "$IMAGE" >/dev/null
 say "$IMAGE is made: $(docker image inspect --format '{{.Size}}' "$IMAGE" | numfmt --to=iec)"

@@ -279,8 +279,8 @@ def test_down_leaves_no_process_even_of_a_killed_supervisor_and_up_finds_the_his
 
 
 def _has_begun(client: AirflowClient, run_id: str) -> bool:
-    path = f"/dags/work_sample.test/dagRuns/{run_id}/taskInstances/work/state-store"
-    rows = client.request("GET", path)
+    task_id = "work"
+    rows = client.request("GET", f"/dags/work_sample.test/dagRuns/{run_id}/taskInstances/{task_id}/state-store")
     return any(value for value in rows.values() if isinstance(value, list))
 
 

@@ -206,9 +206,7 @@ CHANGES = [
     (_replaced("app1", APPLICATION, "reach", "3001 open", "3001 refused"), "port 3001 (blue)", MISSING, "logs"),
     (_replaced("app1", APPLICATION, "reach", "3002 refused", "3002 open"), "port 3002 (green)", MISSING, "ss -ltnp"),
     (
-        _replaced(
-            "app1", APPLICATION, "daemons", "    900", "    77 root  PM2 v5.4.2: God Daemon (/root/.pm2)\n    900"
-        ),
+        _replaced("app1", APPLICATION, "daemons", "    900", "    77 root  PM2 v5.4.2: God Daemon (/opt/pm2)\n    900"),
         "other PM2 daemons",
         WARNING,
         "sudo kill 77",
