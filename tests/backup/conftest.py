@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from sebenza_ops.ledger import Ledger
 from tests.backup.repository_server import RepositoryServer
 from tests.systems.conftest import shared_sshd, sshd
 
@@ -25,3 +27,11 @@ def server() -> Iterator[RepositoryServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An empty one."""
+    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    found.migrate()
+    return found

@@ -42,13 +42,6 @@ def secret() -> str:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
-
-
-@pytest.fixture
 def environment(
     sshd: SshServer, s3: S3Server, secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Environment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +14,6 @@ from sebenza_ops.ledger import Holder, Ledger
 from tests.systems.estates import shipped
 
 BACKUP = "backup_application.production"
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
 
 
 def acquire(ledger: Ledger, run_id: str, monkeypatch: pytest.MonkeyPatch, *, try_number: int = 1) -> int:

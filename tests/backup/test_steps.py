@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +24,6 @@ from tests.backup.repository_server import RepositoryServer
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 NAME = "production"
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from sebenza_ops.backup import steps, watch
@@ -19,13 +17,6 @@ from tests.postgres_pair import until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 WATCH = "watch_recovery_point.production"
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
 
 
 @pytest.fixture(autouse=True)

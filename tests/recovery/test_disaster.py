@@ -47,13 +47,6 @@ def pair() -> Iterator[SwitchEstate]:
         yield found
 
 
-@pytest.fixture
-def ledger(tmp_path: Any) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
-
-
 def two_sites(pair: SwitchEstate, **policy: Any) -> Environment:
     """The pair with db1 at the primary site; db2 and the endpoint are the secondary one's."""
     environment = pair.environment
@@ -106,6 +99,18 @@ def attempt(run: ChangeRun, plan: DisasterPlan) -> None:
     for step in (lambda: fence_site(run, plan, "lindiwe"), lambda: promote_standby(run, plan)):
         run.begin_attempt("disaster recovery", 120)
         step()
+
+
+def recovered(pair: SwitchEstate, ledger: Ledger) -> ChangeRun:
+    """The other site serves; a failback that holds the environment."""
+    run = pair.run(ledger, emergency=True)
+    pair.kill("db1")
+    attempt(run, planned(run))
+    run.release("over")
+    back = pair.run(ledger)
+    start_record(back, "failback")
+    back.acquire("failback", 120, 0)
+    return back
 
 
 def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(pair: SwitchEstate, ledger: Ledger) -> None:
@@ -163,13 +168,7 @@ def test_a_lost_site_is_left_and_what_comes_back_gets_no_client(pair: SwitchEsta
 def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
     pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = pair.run(ledger, emergency=True)
-    pair.kill("db1")
-    attempt(run, planned(run))
-    run.release("over")
-    back = pair.run(ledger)
-    start_record(back, "failback")
-    back.acquire("failback", 120, 0)
+    back = recovered(pair, ledger)
     with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes at the other site")
         plan = plan_failback(back, "v1")
@@ -226,13 +225,7 @@ def test_it_goes_back_with_nothing_lost_however_often_it_is_killed(
 def test_a_failback_that_is_given_up_in_the_middle_leaves_the_other_site_serving(
     pair: SwitchEstate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = pair.run(ledger, emergency=True)
-    pair.kill("db1")
-    attempt(run, planned(run))
-    run.release("over")
-    back = pair.run(ledger)
-    start_record(back, "failback")
-    back.acquire("failback", 120, 0)
+    back = recovered(pair, ledger)
 
     def killed(*_: Any) -> str:
         raise KilledError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,13 +34,6 @@ def plan(**values: Any) -> DrillPlan:
         "known_commit_at": 992.0,
     }
     return DrillPlan(**(given | values))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
 
 
 def run(ledger: Ledger, number: int = 1, **objectives: float) -> ChangeRun:

@@ -109,13 +109,6 @@ def pgbackrest(pair: SwitchEstate, command: str, *options: str) -> subprocess.Co
     return done
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
-
-
 def a_run(pair: SwitchEstate, ledger: Ledger, number: int | None = None) -> ChangeRun:
     """A new run, or one of before, tried again."""
     holder = Holder("restore_point_in_time.production", f"manual__{number or next(_numbers)}", "thandi")

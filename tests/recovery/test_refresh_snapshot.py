@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -30,13 +29,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180
 
 PERSON, MAIL = "Nomvula Planted-Person", "nomvula@private.example"
 COLUMNS = [{"table": "public.people", "column": "mail", "how": "email"}]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    found.migrate()
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from sebenza_ops.recovery.application_restore import RestorePlan, restore_files
 from sebenza_ops.recovery.restore_rules import RestoreRefusedError
 from sebenza_ops.systems.archive_manifest import Entry, Manifest
 from sebenza_ops.systems.host_archives import ArchiveSet, HostArchive
-from tests.backup.test_application_archives import Killed, backup, environment, ledger, s3, secret
+from tests.backup.test_application_archives import Killed, backup, environment, s3, secret
 
-__all__ = ["environment", "ledger", "s3", "secret"]
+__all__ = ["environment", "s3", "secret"]
 
 pytestmark = pytest.mark.integration
 

@@ -287,13 +287,12 @@ def settle(run: ChangeRun, plan: DisasterPlan) -> str:
     """
     pair, target = Pair(run.environment, (plan.from_site, plan.to_site)), plan.database
     try:
-        # What the attempt that was given up still does must be over, and refused from now on.
-        untold = pair.raise_all_tokens(run.fence)
-        both = {target.old, target.new}
-        raise_first_error({name: error for name, error in untold.items() if name.partition(" ")[0] in both})
+        pair.fence_off(run.fence, target.old, target.new)
         if _is_back(run, plan):
             return f"{target.new} is the primary already: clear this run, it goes on"
         _take_back(run, pair, plan, "the run ended before the new primary was promoted")
+    except FencedOffError as error:
+        return f"nothing was taken back, a later change holds the environment: {error}"
     except OutsideSystemError as error:
         return f"taking it back failed: {error}. NO SERVER MAY TAKE WRITES: mend what it says and clear this run"
     save_progress(run, moving=False)

@@ -153,6 +153,15 @@ class Pair:
                 raise error
         return failed
 
+    def fence_off(self, fence: Fence, *needed: str) -> None:
+        """Refuse from now on, on every host that answers, what an attempt that was given up may still do.
+
+        Airflow starts a teardown while that attempt's process goes on for some seconds: whatever is read after this
+        stays as it is. Raises OutsideSystemError when one of the `needed` servers can't be told, FencedOffError.
+        """
+        untold = self.raise_all_tokens(fence)
+        raise_first_error({name: error for name, error in untold.items() if name.partition(" ")[0] in needed})
+
     def _on_servers(
         self, hosts: Iterable[Host], action: Callable[[DatabaseServer], Result]
     ) -> dict[str, Result | OutsideSystemError]:

@@ -19,7 +19,7 @@ from sebenza_ops.recovery.switch_plan import Kind, Loss, SwitchPlan
 from sebenza_ops.systems.database_server import ServerState
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError
 from sebenza_ops.systems.point_restore import PointRestore
-from sebenza_ops.systems.ssh import kept_sessions, open_session, raise_first_error
+from sebenza_ops.systems.ssh import kept_sessions, open_session
 from sebenza_ops.systems.wal_archive import Rows
 
 AUDIT_ACTION = "database.restored_to_point"
@@ -153,9 +153,7 @@ def take_back(run: ChangeRun, pair: Pair, plan: PointPlan, why: str) -> None:
     """
     run.note(f"taken back: {why}", "error")
     try:
-        # What an attempt that was given up still does must be over, and refused from now on, before anything is read.
-        untold = pair.raise_all_tokens(run.fence)
-        raise_first_error({name: error for name, error in untold.items() if name.partition(" ")[0] == plan.host})
+        pair.fence_off(run.fence, plan.host)
         state = _state(pair, plan)
         if not (state is not None and state.is_primary and state.timeline == plan.timeline):
             if state is not None:

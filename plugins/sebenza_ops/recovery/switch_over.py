@@ -23,7 +23,7 @@ from sebenza_ops.recovery.switch_plan import (
 from sebenza_ops.recovery.switch_steps import estimate_loss, progress_of, refuse_unready, save_progress
 from sebenza_ops.systems.database_server import ServerState, lsn_text
 from sebenza_ops.systems.errors import FencedOffError, OutsideSystemError
-from sebenza_ops.systems.ssh import kept_sessions, raise_first_error
+from sebenza_ops.systems.ssh import kept_sessions
 
 AUDIT_ACTION = "database.primary_switched"
 UNFENCED_ACTION = "database.left_unfenced"
@@ -162,9 +162,7 @@ def take_back(run: ChangeRun, pair: Pair, plan: SwitchPlan, why: str) -> None:
     run.refence(pair.policy.lease_ttl_seconds)
     fence = run.fence
     try:
-        # On all hosts: what an attempt that was given up still does on the old one is as dangerous.
-        untold = pair.raise_all_tokens(fence)
-        raise_first_error({name: error for name, error in untold.items() if name.partition(" ")[0] == plan.new})
+        pair.fence_off(fence, plan.new)
         if pair.state_of(plan.new).is_primary:
             raise SwitchFailedError(f"{plan.new} has become the primary meanwhile: clear this task, it goes on")
     except FencedOffError:
