@@ -51,7 +51,7 @@ from sebenza_ops.deployment.operators import (
     RecordDeploymentOperator,
     SwitchProveAndBakeOperator,
 )
-from sebenza_ops.deployment.params import force_reason_param, policy_override_param, version_param
+from sebenza_ops.deployment.params import cure_reason_param, force_reason_param, policy_override_param, version_param
 from sebenza_ops.deployment.sensors import DrainedSensor, IdleColorHealthySensor
 from sebenza_ops.deployment.way_in import deployment_timeout, has_way_in, way_in
 from sebenza_ops.environments.inventory import environments_with
@@ -76,6 +76,7 @@ def make_dag(environment: Environment) -> None:
                 "bake_seconds": policy_override_param("Watch the new release for so long", 5, 3600),
                 "keep_warm_seconds": policy_override_param("Keep the old color running for so long", 0, 86400),
                 "force_reason": force_reason_param(),
+                "cure_reason": cure_reason_param(),
                 "converge_to": Param(
                     None,
                     type=["null", "string"],

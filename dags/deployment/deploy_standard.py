@@ -53,7 +53,7 @@ from sebenza_ops.deployment.operators import (
     RecordDeploymentOperator,
     RollOutOperator,
 )
-from sebenza_ops.deployment.params import force_reason_param, policy_override_param, version_param
+from sebenza_ops.deployment.params import cure_reason_param, force_reason_param, policy_override_param, version_param
 from sebenza_ops.deployment.way_in import deployment_timeout, has_way_in, way_in
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
@@ -78,6 +78,7 @@ def make_dag(environment: Environment) -> None:
                 "watch_seconds": policy_override_param("Watch each batch for so long", 5, 3600),
                 "bake_seconds": policy_override_param("Watch all hosts at the end for so long", 5, 3600),
                 "force_reason": force_reason_param(),
+                "cure_reason": cure_reason_param(),
             },
         ),
     )

@@ -160,20 +160,20 @@ KINDS = st.sampled_from([VerdictKind.PASS, VerdictKind.NO_DATA])
 @given(st.lists(st.tuples(KINDS, st.floats(0.1, 4.0)), max_size=60))
 def test_time_without_data_never_counts_as_watched(steps):
     """When a bake is over, it was judged good for at least as long as it was to last."""
-    clock = BakeClock(bake_until=20.0, hold_timeout_seconds=1000, last_judged_at=0.0)
+    clock = BakeClock(bake_seconds=20.0, hold_timeout_seconds=1000, last_judged_at=0.0)
     now = watched = 0.0
     for kind, passed in steps:
         now += passed
         clock.advance(kind, now)
         watched += passed if kind is VerdictKind.PASS else 0
-        if clock.is_over(now):
+        if clock.is_over:
             assert kind is VerdictKind.PASS, "a bake ended while data was missing"
             assert watched >= 20.0 - 1e-6, f"over after {watched} s of 20 s watched"
 
 
 @given(st.floats(1, 600), st.floats(0.5, 5))
 def test_missing_data_is_undone_after_the_hold_timeout_and_not_before(timeout, step):
-    clock = BakeClock(bake_until=10.0, hold_timeout_seconds=timeout, last_judged_at=0.0)
+    clock = BakeClock(bake_seconds=10.0, hold_timeout_seconds=timeout, last_judged_at=0.0)
     now = 0.0
     while not clock.must_undo(now):
         now += step
@@ -183,7 +183,7 @@ def test_missing_data_is_undone_after_the_hold_timeout_and_not_before(timeout, s
 
 
 def test_data_that_comes_back_ends_the_hold():
-    clock = BakeClock(bake_until=10.0, hold_timeout_seconds=5, last_judged_at=0.0)
+    clock = BakeClock(bake_seconds=10.0, hold_timeout_seconds=5, last_judged_at=0.0)
     clock.advance(VerdictKind.NO_DATA, 4.0)
     clock.advance(VerdictKind.PASS, 6.0)
     clock.advance(VerdictKind.NO_DATA, 8.0)
@@ -191,7 +191,67 @@ def test_data_that_comes_back_ends_the_hold():
 
 
 def test_the_gap_of_a_killed_worker_is_time_without_data():
-    clock = BakeClock(bake_until=30.0, hold_timeout_seconds=300, last_judged_at=5.0)
+    clock = BakeClock(bake_seconds=30.0, hold_timeout_seconds=300, last_judged_at=5.0, watched_seconds=10.0)
     clock.advance(VerdictKind.PASS, 40.0)
-    assert not clock.is_over(40.0)
-    assert clock.bake_until == pytest.approx(65.0)
+    assert not clock.is_over
+    assert clock.watched_seconds == 10.0
+    for second in range(1, 21):
+        assert not clock.is_over, f"over after {clock.watched_seconds} of 30 s"
+        clock.advance(VerdictKind.PASS, 40.0 + second)
+    assert clock.is_over
+    assert clock.judgements == 21
+
+
+def test_a_clock_that_is_set_back_brings_the_end_no_nearer():
+    clock = BakeClock(bake_seconds=10.0, hold_timeout_seconds=300, last_judged_at=100.0)
+    clock.advance(VerdictKind.PASS, 40.0)
+    assert clock.watched_seconds == 0.0
+    clock.advance(VerdictKind.PASS, 41.0)
+    assert clock.watched_seconds == 1.0
+
+
+COUNTED = st.tuples(st.integers(0, 300), st.integers(0, 300), st.one_of(st.none(), st.integers(0, 300)))
+
+
+@given(st.lists(COUNTED, max_size=40))
+@example([(0, 3, None)])
+@example([(99, 103, None)])
+@example([(0, 3, 0)])
+def test_counters_that_end_later_than_they_begin_never_break_the_judge(seconds):
+    """Errors count when they are answered and requests when they come: any of the numbers may be the largest."""
+    deltas = [TrafficDelta(NOW - len(seconds) + n, *counted) for n, counted in enumerate(seconds)]
+    verdict = judge_errors(deltas, NOW, POLICY)
+    assert verdict.kind in VerdictKind
+    assert verdict.trigger in (None, Trigger.ERROR_RATIO)
+
+
+@pytest.mark.parametrize("delta", [TrafficDelta(NOW - 0.5, 0, 3), TrafficDelta(NOW - 0.5, 99, 103)])
+def test_more_errors_than_requests_are_a_failure(delta):
+    assert judge_errors([delta], NOW, POLICY).kind is VerdictKind.FAIL
+
+
+def test_a_slow_release_is_judged_by_its_answers():
+    """It answers after eight seconds, and traffic has become less since: 4 % of the answers fail, not 40 %."""
+    deltas = [TrafficDelta(NOW - second, 10, 4, 100) for second in reversed(range(60))]
+    assert judge_errors(deltas, NOW, POLICY).kind is VerdictKind.PASS
+
+
+def test_requests_of_which_none_is_answered_are_no_data():
+    verdict = judge_errors([TrafficDelta(NOW - second, 50, 0, 0) for second in reversed(range(10))], NOW, POLICY)
+    assert verdict.kind is VerdictKind.NO_DATA
+    assert "none of 500 requests" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("highest_bucket", "limit", "kind"),
+    [
+        (10.0, 5.0, VerdictKind.FAIL),
+        (5.0, 5.0, VerdictKind.FAIL),  # more than 5 s exceeds 5 s
+        (2.0, 5.0, VerdictKind.NO_DATA),  # somewhere above 2 s
+    ],
+)
+def test_a_response_time_above_the_highest_bucket_never_passes(highest_bucket, limit, kind):
+    latency = LatencyObservation(highest_bucket, 1000, 1, is_lower_bound=True)
+    verdict = judge_latency(latency, JudgePolicy(response_time_threshold_seconds=limit))
+    assert verdict.kind is kind
+    assert f"more than {highest_bucket:g} s" in verdict.reason

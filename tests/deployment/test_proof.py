@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import socketserver
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,10 +19,12 @@ import pytest
 from sebenza_ops.deployment.proof import (
     RequestProof,
     TrustError,
+    missing_answers,
     proof_facts,
     prove_by_counters,
     prove_by_requests,
     trusted_context,
+    wrong_answers,
 )
 from sebenza_ops.environments.models import Color, Environment
 from sebenza_ops.systems.errors import HostUnreachableError
@@ -43,7 +51,7 @@ GONE = HostUnreachableError("no answer", host="lb1")
     [
         (counters("lb1", 50, 10), counters("lb1", 50, 30), True, ""),
         (counters("lb1", 50, 10), counters("lb1", 51, 30), False, ""),
-        (counters("lb1", 50, 10), counters("lb1", 50, 10), False, ""),
+        (counters("lb1", 50, 10), counters("lb1", 50, 10), False, "counted no request"),
         (counters("lb1", 50, 10), counters("lb1", 50, 30, pid=2), False, "reloaded or restarted"),
         (counters("lb1", 50, 10), counters("lb1", 0, 5), False, "cleared"),
         (GONE, counters("lb1", 50, 30), False, "lb1: no answer"),
@@ -75,6 +83,39 @@ def live_blue() -> Iterator[LoadBalancerUnderTest]:
         with found.running():
             yield found
     shutil.rmtree(directory)
+
+
+@contextmanager
+def cutting_proxy(target_port: int, cut: Container[int]) -> Iterator[int]:
+    """Passes connections on, but closes those whose number (from 1 on) is in `cut` at once. Yields its port."""
+    numbers = count(1)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if next(numbers) in cut:
+                return
+            with socket.create_connection((LOOPBACK, target_port)) as upstream:
+                back = threading.Thread(target=_pump, args=(upstream, self.request), daemon=True)
+                back.start()
+                _pump(self.request, upstream)
+                back.join()
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server((LOOPBACK, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def environment(balancer_: LoadBalancerUnderTest, **load_balancing: object) -> Environment:
@@ -109,17 +150,46 @@ def test_another_color_or_release_fails_the_proof_soon(
 
 @pytest.mark.integration
 def test_a_balancer_that_does_not_answer_is_not_a_wrong_answer(live_blue: LoadBalancerUnderTest) -> None:
-    proof = prove_by_requests(environment(live_blue, https_port=free_port()), Color.BLUE, None, 50)["lb1"]
+    closed = environment(live_blue, https_port=free_port())
+    proof = prove_by_requests(closed, Color.BLUE, None, 50, deadline_seconds=0)["lb1"]
     assert not proof.passed
     assert not proof.answered_wrongly
+    assert proof.fresh + proof.keep_alive == 1, "what does not answer was asked on and on"
+    assert "ConnectError" in proof.missing[0]
 
 
 @pytest.mark.integration
 def test_a_certificate_of_somebody_else_is_no_answer(live_blue: LoadBalancerUnderTest, tmp_path: Path) -> None:
     other = environment(live_blue, ca_file=str(Authority(tmp_path).ca_file))
-    proof = prove_by_requests(other, Color.BLUE, None, 2)["lb1"]
+    proof = prove_by_requests(other, Color.BLUE, None, 2, deadline_seconds=0)["lb1"]
     assert proof.matched == 0, "anybody may answer for the load balancer"
-    assert "certificate" in proof.others[0].lower()
+    assert "certificate" in proof.missing[0].lower()
+
+
+@pytest.mark.integration
+def test_an_answer_that_is_missing_is_asked_for_again(live_blue: LoadBalancerUnderTest) -> None:
+    """Connections that are cut: a few of the requests, on a good release."""
+    with cutting_proxy(live_blue.https_port, cut={2, 5, 7}) as port:
+        proof = prove_by_requests(environment(live_blue, https_port=port), Color.BLUE, None, 5, 30)["lb1"]
+    assert proof == RequestProof(5, 5, 10), "a missing answer was counted as one"
+
+
+@pytest.mark.integration
+def test_answers_that_stay_missing_are_neither_wrong_nor_a_proof(live_blue: LoadBalancerUnderTest) -> None:
+    with cutting_proxy(live_blue.https_port, cut=range(3, 10_000)) as port:
+        requests = prove_by_requests(environment(live_blue, https_port=port), Color.BLUE, None, 5, 1)
+    assert not requests["lb1"].passed
+    assert wrong_answers(Color.BLUE, None, requests, {}) == []
+    assert "lb1 does not answer" in missing_answers(requests)[0]
+
+
+@pytest.mark.integration
+def test_a_wrong_answer_is_not_waited_for(live_blue: LoadBalancerUnderTest) -> None:
+    """What is disproven needs no more answers: the next one that is missing ends it, long before the deadline."""
+    with cutting_proxy(live_blue.https_port, cut=range(2, 10_000)) as port:
+        proof = prove_by_requests(environment(live_blue, https_port=port), Color.GREEN, None, 50, 3600)["lb1"]
+    assert proof.answered_wrongly
+    assert wrong_answers(Color.GREEN, None, {"lb1": proof}, {})
 
 
 @pytest.mark.integration

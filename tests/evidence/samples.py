@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sebenza_ops.evidence.facts import (
     CounterSnapshot,
     Fact,
+    FiguresFact,
     GateFact,
     JudgementFact,
     LatencySample,
@@ -163,6 +164,7 @@ def collect(facts: list[Fact]) -> RunEvidence:
             "traffic": of("traffic"),
             "latency": of("latency"),
             "judgements": of("judgement"),
+            "figures": of("figures"),
             "gates": of("gate"),
             "outcomes": of("outcome"),
         }
@@ -181,6 +183,23 @@ def _gates() -> list[GateFact]:
     ]
 
 
+def figures(moment: str, color: str, answers: int, errors: int, **fields: object) -> FiguresFact:
+    values: dict[str, object] = {
+        "at": at(SWITCH_SECONDS),
+        "moment": moment,
+        "color": color,
+        "release_id": "v1.0.0-0a1b2c3d4e5f" if color == "blue" else "v1.1.0-9f31c02ab7de",
+        "watched_seconds": 10.4 if moment == "before" else 300,
+        "judgements": 1 if moment == "before" else 300,
+        "answers": answers,
+        "errors": errors,
+        "p95_seconds": 0.038,
+        "verdict": "pass",
+        "reason": "0.00% errors, p95 38 ms, healthy, no critical alert",
+    }
+    return FiguresFact.model_validate(values | fields)
+
+
 def succeeded_facts() -> list[Fact]:
     judgements = [
         JudgementFact(at=at(SWITCH_SECONDS + 4 + second), verdict="no_data" if second == 0 else "pass", reason=reason)
@@ -196,6 +215,8 @@ def succeeded_facts() -> list[Fact]:
         *_traffic(end),
         *_proofs("green", "switch", SWITCH_SECONDS + 3),
         *judgements,
+        figures("before", "blue", 980, 0),
+        figures("after", "green", 29_400, 3),
         _entry(end, "Bake passed: 300 s without a rollback trigger", "success"),
         _entry(end + 0.2, "Draining blue", mark="drain"),
         _entry(end + 1.9, "No session left on blue", "success"),
@@ -226,6 +247,10 @@ def rolled_back_facts() -> list[Fact]:
             verdict="fail",
             trigger="error_ratio",
             reason="8.1% of 372 requests failed on green, limit 5.0%",
+        ),
+        figures("before", "blue", 980, 0),
+        figures(
+            "after", "green", 372, 30, verdict="fail", reason="8.1% of 372 requests failed", exceeded=("error_ratio",)
         ),
         _entry(back, "Rollback trigger: 8.1% of 372 requests failed on green, limit 5.0%", "error"),
         _entry(back + 0.1, "Traffic switched back to blue on lb1 and lb2 in 0.05 s", "warning", mark="switch_back"),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.baseline import UNWELL
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
 from sebenza_ops.deployment.proof import prove_by_requests
 from sebenza_ops.deployment.roll_out import RollOut
-from sebenza_ops.deployment.switch import ReleaseRejectedError, TrafficSwitch
+from sebenza_ops.deployment.switch import ReleaseRejectedError, TrafficSwitch, undo_begun
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import Color, Environment
 from sebenza_ops.evidence.facts import OutcomeFact
@@ -93,14 +94,14 @@ def _undo_unproven(run: ChangeRun, plan: DeploymentPlan) -> SplitTrafficError | 
         _stop_unused_color(run, plan)
     if phase is None or not phase.is_unproven:
         return None
-    reason = "the run ended before the release had passed"
+    reason, trigger = "the run ended before the release had passed", None
     if phase is Phase.UNDOING:
         # The way back has begun, and people must learn why, not that it was not finished at first.
-        reason = progress.text("undo_reason", reason)
+        reason, trigger = undo_begun(progress, reason)
     with TrafficControl(run.environment) as control:
         change = (RollOut if plan.strategy == "rolling" else TrafficSwitch)(run, plan, control)
         try:
-            change.undo(reason, None)
+            change.undo(reason, trigger)
         except ReleaseRejectedError as error:
             log.info("%s", error)
         except SplitTrafficError as error:
@@ -188,6 +189,7 @@ def _outcome(
         live,
         plan_only=bool(run.conf.get("plan_only")),
         undo_reason=_undo_reason(run),
+        unwell=Progress(run).text(UNWELL),
         split=str(split) if split else "",
     )
     if outcome is Outcome.FAILED and rejected:
@@ -231,6 +233,7 @@ def judge_outcome(
     *,
     plan_only: bool = False,
     undo_reason: str = "",
+    unwell: str = "",
     split: str = "",
 ) -> tuple[Outcome, str]:
     """How a run ended, and its summary for people.
@@ -242,6 +245,7 @@ def judge_outcome(
         live: Where traffic goes now.
         plan_only: The run was to plan only.
         undo_reason: Why the release was taken back; empty when it was not.
+        unwell: Why traffic was not moved at all, the live release being beyond a trigger already; empty otherwise.
         split: The error of a way back that did not succeed; empty otherwise.
     """
     if split or live.is_split:
@@ -250,6 +254,8 @@ def judge_outcome(
         return Outcome.REFUSED, f"{name}: {failed[0]} failed before anything was changed; {live.text}"
     if failed and plan is not None and undo_reason:
         return Outcome.ROLLED_BACK, f"{name}: {plan.release.release_id} was taken back ({undo_reason}); {live.text}"
+    if failed and unwell:
+        return Outcome.REFUSED, f"{name}: traffic was not moved, {unwell}; {live.text}"
     if failed:
         return Outcome.FAILED, f"{name}: {failed[0]} failed; {live.text}"
     if plan is None:

@@ -42,6 +42,13 @@ def force_reason_param() -> Param:
     return reason_param("Why a release that is marked bad here is deployed all the same.")
 
 
+def cure_reason_param() -> Param:
+    """Why this release is the cure of an environment that is unwell already; empty: then nothing is moved."""
+    return reason_param(
+        "Why this release is the cure, when the environment is unwell before the change: it is refused otherwise."
+    )
+
+
 def check_deployment_params(params: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the field, for what the form's schema does not catch."""
     version = str(params.get("version", ""))

@@ -40,6 +40,7 @@ class DeploymentPlan(BaseModel):
         batch_size: Rolling: so many hosts are changed at once.
         minimum_in_rotation: Rolling: so many hosts stay in rotation on every load balancer.
         watch_seconds: Rolling: each batch is watched for so long.
+        cure_reason: Why the release is deployed although the environment may be unwell; empty: it is not then.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,6 +63,7 @@ class DeploymentPlan(BaseModel):
     batch_size: int = 1
     minimum_in_rotation: int = 1
     watch_seconds: float = 0
+    cure_reason: str = ""
 
     @property
     def batches(self) -> tuple[tuple[str, ...], ...]:

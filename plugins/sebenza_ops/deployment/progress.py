@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -62,12 +63,19 @@ class Progress:
         """A text kept under `key`."""
         return str(self._values.get(key) or default)
 
+    def flag(self, key: str) -> bool:
+        """Whether something is kept as true under `key`."""
+        return bool(self._values.get(key))
+
+    def values(self, key: str) -> Mapping[str, Any]:
+        """An object kept under `key`; empty when there is none."""
+        return self._values.get(key) or {}
+
     def save(self, **values: Any) -> None:
         """Keep values over kills."""
         self._values.update(values)
         holder = self._run.holder
         try:
-            for key, value in values.items():
-                self._run.ledger.deployments.set_progress(holder.dag_id, holder.run_id, key, value)
+            self._run.ledger.deployments.update_progress(holder.dag_id, holder.run_id, values)
         except LedgerUnavailable as error:
             log.warning("progress could not be saved: %s", error)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.environments.models import Application, Color, Environment, Host, Role
@@ -16,9 +18,17 @@ from sebenza_ops.evidence.facts import CounterSnapshot, ProofFact
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.haproxy import LoadBalancerState
 
+if TYPE_CHECKING:
+    import httpx
+
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_SECONDS = 5.0
+# Requests without an answer are sent again for so long. Nothing else is watched meanwhile, so that it is short; the
+# bake goes on asking.
+ANSWER_DEADLINE_SECONDS = 8.0
+SHORTEST_TIMEOUT_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 0.2
 # A second, for each load balancer: the shortest window of response times is 10 s, and 20 requests are the least there.
 SYNTHETIC_REQUESTS = 5
 # One wrong answer fails the proof; a few tell what is wrong. A load balancer that hangs would take minutes else.
@@ -31,19 +41,26 @@ class TrustError(Exception):
 
 @dataclass(frozen=True)
 class RequestProof:
-    """Answers to requests through one load balancer: how many were sent on fresh and on kept connections, how many
-    came from the expected color and release, and what the others were.
+    """Answers to requests through one load balancer.
+
+    Args:
+        fresh: Requests sent, each on a connection of its own.
+        keep_alive: Requests sent on one kept connection.
+        matched: Of all these, answered by the expected color and release.
+        others: What was answered by another one, or with a failure, in words. One disproves.
+        missing: Requests that got no answer until the deadline, in words. These prove nothing, neither way.
     """
 
     fresh: int
     keep_alive: int
     matched: int
     others: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def answered_wrongly(self) -> bool:
         """Whether an answer came from elsewhere, or said that it failed; no answer at all is not meant."""
-        return any(other.startswith("HTTP ") for other in self.others)
+        return bool(self.others)
 
     @property
     def passed(self) -> bool:
@@ -65,69 +82,103 @@ def trusted_context(environment: Environment) -> ssl.SSLContext:
 
 
 def prove_by_requests(
-    environment: Environment, color: Color, release_id: str | None, requests_each: int
+    environment: Environment,
+    color: Color,
+    release_id: str | None,
+    requests_each: int,
+    deadline_seconds: float = ANSWER_DEADLINE_SECONDS,
 ) -> dict[str, RequestProof]:
     """Send requests as a user would through every load balancer: `requests_each` fresh, as many on one connection.
 
     A request matches when it is answered below 500 with the X-Color (and, unless `release_id` is None, the X-Release)
-    that is expected.
+    that is expected. One that gets no answer is sent again: once in any case, and on until `deadline_seconds` after the
+    beginning; then it is missing, and no more are sent.
     """
     hosts = environment.hosts_with_role(Role.LOAD_BALANCER)
     context = trusted_context(environment)
 
     def prove(host: Host) -> RequestProof:
-        return _prove_one(environment, host, context, color, release_id, requests_each)
+        return _Prover(environment, host, context, color, release_id, deadline_seconds).prove(requests_each)
 
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         return dict(zip((host.name for host in hosts), pool.map(prove, hosts), strict=True))
 
 
-def _prove_one(
-    environment: Environment,
-    host: Host,
-    context: ssl.SSLContext,
-    color: Color,
-    release_id: str | None,
-    requests_each: int,
-) -> RequestProof:
-    import httpx
+class _Prover:
+    """Asks one load balancer."""
 
-    name = environment.public_hostname
-    url = f"https://{host.address}:{environment.load_balancing.https_port}{environment.application.version_path}"
-    others: list[str] = []
-    matched = 0
+    def __init__(
+        self,
+        environment: Environment,
+        host: Host,
+        context: ssl.SSLContext,
+        color: Color,
+        release_id: str | None,
+        deadline_seconds: float,
+    ) -> None:
+        self._context, self._color, self._release_id = context, color, release_id
+        self._host, self._name = host.name, environment.public_hostname
+        port, path = environment.load_balancing.https_port, environment.application.version_path
+        self._url = f"https://{host.address}:{port}{path}"
+        self._until = time.monotonic() + deadline_seconds
+        self._matched = 0
+        self._others: list[str] = []
+        self._missing: list[str] = []
 
-    def ask(client: httpx.Client) -> bool:
-        # The name is checked against the certificate; the address picks the load balancer. A request without an
-        # answer says nothing about colors: it is asked once more, and only then counted.
-        def get() -> httpx.Response:
-            return client.get(url, headers={"Host": name}, extensions={"sni_hostname": name})
+    def prove(self, requests_each: int) -> RequestProof:
+        """Ask on fresh connections, then on one that is kept."""
+        fresh = keep_alive = 0
+        while fresh < requests_each and not self._is_decided:
+            with self._client() as client:
+                self._ask(client)
+            fresh += 1
+        with self._client() as client:
+            while keep_alive < requests_each and not self._is_decided:
+                self._ask(client)
+                keep_alive += 1
+        return RequestProof(fresh, keep_alive, self._matched, tuple(self._others), tuple(self._missing))
 
-        try:
+    @property
+    def _is_decided(self) -> bool:
+        return len(self._others) >= ENOUGH_WRONG_ANSWERS or bool(self._missing)
+
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(verify=self._context, trust_env=False)
+
+    def _ask(self, client: httpx.Client) -> None:
+        import httpx
+
+        tries = 0
+        while True:
+            tries += 1
+            left = self._until - time.monotonic()
             try:
-                answer = get()
-            except httpx.TransportError as error:
-                log.info("%s did not answer (%s), asking once more", host.name, type(error).__name__)
-                answer = get()
-        except httpx.HTTPError as error:
-            others.append(f"{type(error).__name__}: {error}")
-            return False
-        seen = (answer.headers.get("x-color"), answer.headers.get("x-release"))
-        if answer.status_code < 500 and seen[0] == color.value and release_id in (None, seen[1]):
-            return True
-        others.append(f"HTTP {answer.status_code} from {seen[0]} {seen[1]}")
-        return False
+                # The name is checked against the certificate; the address picks the load balancer.
+                answer = client.get(
+                    self._url,
+                    headers={"Host": self._name},
+                    extensions={"sni_hostname": self._name},
+                    timeout=min(REQUEST_TIMEOUT_SECONDS, max(left, SHORTEST_TIMEOUT_SECONDS)),
+                )
+            except httpx.HTTPError as error:
+                log.info("%s did not answer (%s)", self._host, type(error).__name__)
+                # What is disproven already needs no more answers.
+                if tries > 1 and (self._others or time.monotonic() >= self._until):
+                    self._missing.append(f"{type(error).__name__}: {error}".rstrip(": "))
+                    return
+                time.sleep(ASK_AGAIN_SECONDS)
+                continue
+            self._take(answer)
+            return
 
-    fresh = keep_alive = 0
-    while fresh < requests_each and len(others) < ENOUGH_WRONG_ANSWERS:
-        with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
-            matched += ask(client)
-        fresh += 1
-    with httpx.Client(verify=context, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
-        while keep_alive < requests_each and len(others) < ENOUGH_WRONG_ANSWERS:
-            matched += ask(client)
-            keep_alive += 1
-    return RequestProof(fresh, keep_alive, matched, tuple(others))
+    def _take(self, answer: httpx.Response) -> None:
+        seen = (answer.headers.get("x-color"), answer.headers.get("x-release"))
+        if answer.status_code < 500 and seen[0] == self._color.value and self._release_id in (None, seen[1]):
+            self._matched += 1
+        else:
+            self._others.append(f"HTTP {answer.status_code} from {seen[0]} {seen[1]}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +222,8 @@ def _compare(environment: Environment, color: Color, before: object, after: obje
         return CounterProof(None, None, str(error))
     if old_delta < 0 or new_delta < 0:
         return CounterProof(None, None, "its counters were cleared in between")
+    if old_delta == new_delta == 0:
+        return CounterProof(0, 0, "it has counted no request in between")
     return CounterProof(old_delta, new_delta)
 
 
@@ -190,6 +243,7 @@ def proof_facts(
                 "keep_alive": proof.keep_alive,
                 "matched": proof.matched,
                 **({"others": list(proof.others)} if proof.others else {}),
+                **({"no answer": list(proof.missing)} if proof.missing else {}),
             },
             step=step,
             at=now,
@@ -240,18 +294,29 @@ def wrong_answers(
 ) -> list[str]:
     """What contradicts it that all traffic goes to a color's release, by either source, in words.
 
-    Counters that could not be compared (a reload in between, no answer) prove nothing wrong.
+    Answers that are missing and counters that could not be compared (a reload in between) prove nothing wrong.
     """
     wrong = [
-        f"{name}: {proof.matched} of {proof.fresh + proof.keep_alive} answers came from {color} {release_id or ''} "
-        f"({', '.join(proof.others[:2])})"
+        f"{name}: {len(proof.others)} of {proof.fresh + proof.keep_alive} answers did not come from {color} "
+        f"{release_id or ''} ({', '.join(proof.others[:2])})"
         for name, proof in requests.items()
-        if not proof.passed
+        if proof.others
     ]
     return wrong + [
         f"{name}: its counters show {proof.old_delta} requests to {color.other} and {proof.new_delta} to {color}"
         for name, proof in counters.items()
         if not proof.passed and not proof.reason
+    ]
+
+
+def missing_answers(requests: Mapping[str, RequestProof]) -> list[str]:
+    """Which load balancers have left requests without an answer, so that nothing is proven yet, in words."""
+    return [
+        f"{name} does not answer the proof's requests ({proof.missing[0]})"
+        if proof.missing
+        else f"{name} was sent no request"
+        for name, proof in requests.items()
+        if not proof.passed and not proof.others
     ]
 
 

@@ -11,23 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.deployment.bake import Bake, BakeDecision
+from sebenza_ops.deployment.bake import HISTORY, Bake, BakeDecision, fresh_clock
+from sebenza_ops.deployment.baseline import UNWELL, Baseline, UnwellError
 from sebenza_ops.deployment.judge import Trigger
 from sebenza_ops.deployment.observe import TrafficHistory
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
-from sebenza_ops.deployment.proof import (
-    TrustError,
-    counter_snapshots,
-    proof_facts,
-    prove_by_counters,
-    prove_by_requests,
-    trusted_context,
-    wrong_answers,
-)
+from sebenza_ops.deployment.proof import TrustError, counter_snapshots, trusted_context
+from sebenza_ops.deployment.proving import UNPROVEN, Proof
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.rotation import HostsNotChangedError, Rotation
-from sebenza_ops.deployment.switch import ReleaseRejectedError, SwitchFailedError, mark_bad
+from sebenza_ops.deployment.switch import ReleaseRejectedError, SwitchFailedError, mark_bad, undo_begun
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
 from sebenza_ops.environments.models import BlueGreenPolicy
 from sebenza_ops.ledger import UNSETTLED
@@ -57,6 +51,7 @@ class RollOut:
         self.progress = Progress(run)
         self._rotation = Rotation(run, plan, control, policy)
         self._history = TrafficHistory(run.environment, servers=frozenset())
+        self._proof = self._proof_of(plan.release.release_id, "switch")
 
     def execute(self) -> BakeDecision:
         """Change, prove and watch all hosts, from wherever an earlier attempt was stopped.
@@ -68,11 +63,11 @@ class RollOut:
             FencedOffError: A later change holds the environment.
         """
         phase = self.progress.phase
-        reason = self.progress.text("undo_reason", "an earlier attempt began to undo")
+        reason, trigger = undo_begun(self.progress, "an earlier attempt began to undo")
         if phase is Phase.UNDONE:
             raise ReleaseRejectedError(f"{self.plan.release.release_id} was taken back before: {reason}")
         if phase is Phase.UNDOING:
-            self.undo(reason, None)
+            self.undo(reason, trigger)
         if phase is Phase.BAKED:
             return BakeDecision(True, "passed before", None, int(self.progress.number("requests", 0)), 0)
         if phase is None:
@@ -82,16 +77,17 @@ class RollOut:
                 for batch in self.plan.batches:
                     self._change_and_watch(batch)
                 self._prove()
-                self._start_watch(self.plan.bake_seconds, phase=Phase.BAKING)
+                self.progress.save(phase=Phase.BAKING, **fresh_clock(time.time()))
                 self.run.note(f"watching all hosts for {self.plan.bake_seconds:g} s", mark="bake")
-            decision = self._watch(self.plan.hosts)
+            decision = self._watch(self.plan.hosts, self.plan.bake_seconds)
         except FencedOffError:
             raise
         except (HostsNotChangedError, OutsideSystemError) as error:
             self.undo(str(error), None)
+        finally:
+            self._proof.close()
         self.run.record(counter_snapshots(self.environment, self.control.states(), "after the bake"))
-        text = f"{self.plan.release.release_id} has passed: {decision.requests} requests, {decision.errors} failed"
-        self.run.note(text, "success")
+        self.run.note(f"{self.plan.release.release_id} has passed: {decision.text}", "success")
         self.progress.save(phase=Phase.BAKED)
         return decision
 
@@ -100,8 +96,8 @@ class RollOut:
 
         The release is marked bad when a trigger fired for what it did; a host that is lost is not its fault.
         """
-        bad = trigger not in (None, Trigger.HOLD_TIMEOUT)
-        self.progress.save(phase=Phase.UNDOING, undo_reason=reason)
+        bad = trigger is not None and trigger.blames_release
+        self.progress.save(phase=Phase.UNDOING, undo_reason=reason, undo_trigger=trigger)
         self.run.note(f"{reason}: {self.plan.way_back}", "error", mark="switch_back")
         restarted = self.progress.names(RESTARTED)
         left: dict[str, str] = {}
@@ -144,6 +140,11 @@ class RollOut:
         ]
         if problems:
             raise SwitchFailedError(f"{stays}: {'; '.join(problems)}. Start a new run.")
+        self.progress.save(**{UNWELL: "", UNPROVEN: False, HISTORY: {}}, requests=0, answers=0, errors=0)
+        try:
+            Baseline(self.run, self.plan, self.policy, self.control, self.progress).check()
+        except UnwellError as error:
+            raise SwitchFailedError(f"{stays}: {error}") from error
         self._sample(states)
         self.run.record(counter_snapshots(self.environment, states, "before"))
         self.progress.save(
@@ -165,25 +166,25 @@ class RollOut:
             self._sample(self.control.states())
             self._rotation.put_back(batch)
             self._keep(CHANGED, batch)
-            self._start_watch(self.plan.watch_seconds)
-            self.run.note(f"{shown}: watched for {self.plan.watch_seconds:g} s", mark="host")
-        self._watch(self.progress.names(CHANGED))
+            self.progress.save(**fresh_clock(time.time()))
+            self.run.note(f"watching {shown} for {self.plan.watch_seconds:g} s", mark="host")
+        self._watch(self.progress.names(CHANGED), self.plan.watch_seconds)
         self._keep(WATCHED, batch)
         self.run.note(f"{shown}: {self.plan.release.release_id} passes with users' requests", "success")
 
-    def _start_watch(self, seconds: float, **values: str) -> None:
-        now = time.time()
-        self.progress.save(**values, bake_until=now + seconds, last_judged_at=now, hold_since=None)
-
-    def _watch(self, hosts: Iterable[str]) -> BakeDecision:
-        """Judge the hosts that have the release until their time is over; a trigger undoes."""
+    def _watch(self, hosts: Iterable[str], seconds: float) -> BakeDecision:
+        """Judge the hosts that have the release until they were watched for so long; a trigger undoes."""
         self._history.servers = frozenset(hosts)
         decision = Bake(
-            self.run, self.plan, self.policy, self.control, self.progress, self._history, self._check_color
+            self.run, self.plan, self.policy, self.control, self.progress, self._history, seconds, self._look_after
         ).run()
         if not decision.passed:
             self.undo(decision.reason, decision.trigger)
         return decision
+
+    def _look_after(self, states: LoadBalancerStates) -> Sequence[str]:
+        self._check_color(states)
+        return self._proof.still_missing(self.undo)
 
     def _check_color(self, states: LoadBalancerStates) -> None:
         colors = colors_now(self.environment, states)
@@ -224,30 +225,26 @@ class RollOut:
             return dict.fromkeys(hosts, str(error))
         return {}
 
+    def _proof_of(self, release_id: str | None, step: str) -> Proof:
+        color = self.plan.to_color
+        return Proof(self.run, self.control, self.progress, color, release_id, self.policy.proof_requests, step)
+
     def _prove(self) -> None:
         """Prove by both sources that users get the release, and nothing else, from the live color."""
-        color, release_id = self.plan.to_color, self.plan.release.release_id
-        before = self.control.states()
-        requests = prove_by_requests(self.environment, color, release_id, self.policy.proof_requests)
-        after = self.control.states()
-        self._sample(after)
-        counters = prove_by_counters(self.environment, color, before, after)
-        facts = proof_facts(color, requests, counters, "switch")
-        self.run.record([*facts, *counter_snapshots(self.environment, after, "after the last host")])
-        wrong = wrong_answers(color, release_id, requests, counters)
-        if wrong:
-            guilty = any(proof.answered_wrongly for proof in requests.values())
-            self.undo(f"the proof failed: {'; '.join(wrong)}", Trigger.HEALTH if guilty else None)
-        self.run.note(f"proof: requests and counters agree, all traffic gets {release_id}", "success")
+        found = self._proof.prove("after the last host")
+        self._sample(found.after)
+        if found.wrong:
+            self.undo(f"the proof failed: {'; '.join(found.wrong)}", Trigger.HEALTH if found.guilty else None)
+        if found.missing:
+            self._proof.complete_later(found.missing)
 
     def _prove_back(self) -> None:
         releases = set(self.plan.previous.values())
         release_id = releases.pop() if len(releases) == 1 else None
-        requests = prove_by_requests(self.environment, self.plan.to_color, release_id, self.policy.proof_requests)
-        self.run.record(proof_facts(self.plan.to_color, requests, {}, "switch back"))
-        wrong = wrong_answers(self.plan.to_color, release_id, requests, {})
-        if wrong:
-            self.run.note(f"proof of the way back: {'; '.join(wrong)}", "error")
+        found = self._proof_of(release_id, "switch back").prove("after the way back")
+        problems = [*found.wrong, *found.missing]
+        if problems:
+            self.run.note(f"proof of the way back: {'; '.join(problems)}", "error")
 
     def _sample(self, states: LoadBalancerStates) -> None:
         self.run.record(self._history.add(states, self.plan.to_color, time.time()))

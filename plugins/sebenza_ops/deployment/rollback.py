@@ -10,11 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sebenza_ops.changes import ChangeRun
+from sebenza_ops.deployment.baseline import Watch, figures_until
 from sebenza_ops.deployment.good_releases import forget_good, good_on_hosts
 from sebenza_ops.deployment.installed import InstalledReleases
 from sebenza_ops.deployment.migrations import read_schema
 from sebenza_ops.deployment.observe import servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
+from sebenza_ops.deployment.progress import Progress
 from sebenza_ops.deployment.reconcile import ApplicationHostStates, LoadBalancerStates
 from sebenza_ops.deployment.release import Release
 from sebenza_ops.deployment.rollback_rules import (
@@ -43,6 +45,8 @@ from sebenza_ops.systems.ssh import kept_sessions, on_hosts
 
 # What is not moved by then is moved, or declared split, by the step that proves it.
 MOVE_DEADLINE_SECONDS = 5.0
+# When traffic was moved at once, kept for the comparison.
+MOVED_AT = "moved_at"
 
 
 @kept_sessions()
@@ -180,6 +184,7 @@ def _move_at_once(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl)
     began = time.monotonic()
     left = control.settle(plan.to_color, run.fence, MOVE_DEADLINE_SECONDS)
     took_ms = (time.monotonic() - began) * 1000
+    Progress(run).save(**{MOVED_AT: time.time()})
     if left:
         run.note(f"not every load balancer was moved at once, going on: {'; '.join(left.values())}", "warning")
         return
@@ -287,9 +292,11 @@ def switch_back(run: ChangeRun, plan: DeploymentPlan, reason: str, *, mark_bad: 
     with TrafficControl(run.environment) as control:
         if not plan.is_warm:
             _await_up(run, plan, control)
+        moved_at = Progress(run).number(MOVED_AT, time.time())
         began = time.monotonic()
         wrong = TrafficSwitch(run, plan, control).bring_back(plan.to_color, plan.release.release_id, reason, "rollback")
         took_seconds = time.monotonic() - began
+        _compare(run, plan, control, moved_at)
     if mark_bad and plan.from_release is not None and plan.from_release != plan.release.release_id:
         run.ledger.releases.mark_bad(run.environment.name, plan.from_release, f"rolled back: {reason}", run.holder)
         run.note(f"{plan.from_release} is marked bad in {run.environment.name}", "warning")
@@ -297,6 +304,28 @@ def switch_back(run: ChangeRun, plan: DeploymentPlan, reason: str, *, mark_bad: 
     if wrong:
         raise SwitchFailedError(f"traffic was sent to {plan.to_color}, but the proof failed: {'; '.join(wrong)}")
     return took_seconds
+
+
+def _compare(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl, moved_at: float) -> None:
+    """Record how the release that was left did, and how the one that is back does. Never stops a rollback."""
+    environment = run.environment
+    policy = environment.policies.blue_green
+    if policy is None:
+        return
+    try:
+        figures = [figures_until(environment, plan.from_color, plan.from_release, policy, moved_at)]
+    except Exception as error:
+        run.note(f"how {plan.from_color} did before the rollback can't be told: {error}", "warning")
+        figures = []
+    try:
+        watch = Watch(environment, plan.to_color, plan.release.release_id, policy, control)
+        figures.append(watch.judge("after"))
+    except Exception as error:
+        run.note(f"how {plan.to_color} does after the rollback can't be told: {error}", "warning")
+    run.record(figures)
+    for one in figures:
+        level = "success" if one.verdict == "pass" else "warning"
+        run.note(f"{one.moment} the rollback, {one.release_id or 'what ran'} on {one.color}: {one.reason}", level)
 
 
 def _await_up(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:

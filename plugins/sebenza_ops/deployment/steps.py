@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.deployment.baseline import UNWELL, watched_meanwhile
 from sebenza_ops.deployment.builds import release_storage
 from sebenza_ops.deployment.good_releases import LAST_GOOD_RELEASE, remember_good
 from sebenza_ops.deployment.migrations import expand_schema
@@ -94,6 +95,8 @@ def plan_deployment(
     resumed = None if is_draft else _unfinished_plan(run, release)
     if resumed is not None:
         return resumed
+    if not is_draft:
+        Progress(run).save(**{UNWELL: ""})
     with TrafficControl(environment) as control:
         load_balancers = control.states(PATIENT_TIMEOUT_SECONDS)
     hosts = on_hosts(
@@ -103,6 +106,10 @@ def plan_deployment(
     )
     make = _blue_green_plan if strategy == "blue_green" else _rolling_plan
     plan = make(environment, release, load_balancers, hosts, params)
+    cure_reason = str(params.get("cure_reason") or "")
+    if cure_reason:
+        warning = f"deployed even if the environment is unwell before the change: {cure_reason}"
+        plan = plan.model_copy(update={"cure_reason": cure_reason, "warnings": (*plan.warnings, warning)})
     run.record([plan.fact()])
     if is_draft:
         run.ledger.deployments.update(run.holder.dag_id, run.holder.run_id, release_id=release.release_id)
@@ -220,10 +227,11 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
         run.note(f"{plan.to_color} has traffic from this run already: left as it is")
         return
     _repair(run, plan)
-    _install(run, plan)
-    if plan.release.migrations:
-        _expand_schema(run, plan)
-    _start(run, plan)
+    with watched_meanwhile(run, plan):
+        _install(run, plan)
+        if plan.release.migrations:
+            _expand_schema(run, plan)
+        _start(run, plan)
 
 
 @kept_sessions()
@@ -236,9 +244,10 @@ def prepare_hosts(run: ChangeRun, plan: DeploymentPlan) -> None:
         run.note("the roll-out of this run has begun: nothing to prepare")
         return
     _repair(run, plan)
-    _fetch(run, plan)
-    if plan.release.migrations:
-        _expand_schema(run, plan)
+    with watched_meanwhile(run, plan):
+        _fetch(run, plan)
+        if plan.release.migrations:
+            _expand_schema(run, plan)
 
 
 @kept_sessions()

@@ -7,22 +7,18 @@ balancers. Started again after a kill, it goes on from where they are.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import NoReturn
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.deployment.bake import Bake, BakeDecision
+from sebenza_ops.deployment.bake import HISTORY, Bake, BakeDecision, fresh_clock
+from sebenza_ops.deployment.baseline import UNWELL, Baseline, UnwellError
 from sebenza_ops.deployment.judge import Trigger
 from sebenza_ops.deployment.observe import TrafficHistory, servers_up
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Phase, Progress
-from sebenza_ops.deployment.proof import (
-    TrustError,
-    counter_snapshots,
-    proof_facts,
-    prove_by_counters,
-    prove_by_requests,
-    trusted_context,
-    wrong_answers,
-)
+from sebenza_ops.deployment.proof import TrustError, counter_snapshots, prove_by_requests, trusted_context
+from sebenza_ops.deployment.proving import UNPROVEN, Proof
 from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, SplitTrafficError, TrafficControl, colors_now
 from sebenza_ops.environments.models import BlueGreenPolicy, Color
@@ -72,6 +68,8 @@ class TrafficSwitch:
         self.policy: BlueGreenPolicy = policy
         self.progress = Progress(run)
         self._history = TrafficHistory(run.environment)
+        self._baseline = Baseline(run, plan, policy, control, self.progress)
+        self._proof = self._proof_of(plan.to_color, plan.release.release_id, "switch")
         self._reapplied = 0
         self._process_ids: dict[str, int] = {}
 
@@ -86,35 +84,48 @@ class TrafficSwitch:
         """
         phase = self.progress.phase
         if phase in (Phase.UNDOING, Phase.UNDONE):
-            self.undo(self.progress.text("undo_reason", "an earlier attempt began to undo"), None)
+            self.undo(*undo_begun(self.progress, "an earlier attempt began to undo"))
         if phase is Phase.BAKED:
             return BakeDecision(True, "passed before", None, int(self.progress.number("requests", 0)), 0)
         if phase is None:
+            # A run that was cleared begins anew.
+            self.progress.save(**{UNWELL: "", UNPROVEN: False, HISTORY: {}}, requests=0, answers=0, errors=0)
             self._sample(self.control.states(PATIENT_TIMEOUT_SECONDS))
             self._warm_up()
             self._check_before_switch()
+            self._check_baseline()
         if phase in (None, Phase.SWITCHING):
             self._switch()
-        decision = Bake(
-            self.run, self.plan, self.policy, self.control, self.progress, self._history, self._keep_switched
-        ).run()
+        bake = Bake(
+            self.run,
+            self.plan,
+            self.policy,
+            self.control,
+            self.progress,
+            self._history,
+            self.plan.bake_seconds,
+            self._look_after,
+        )
+        try:
+            decision = bake.run()
+        finally:
+            self._proof.close()
         if not decision.passed:
             self.undo(decision.reason, decision.trigger)
         self.run.record(counter_snapshots(self.environment, self.control.states(), "after the bake"))
-        text = f"{self.plan.to_color} has passed: {decision.requests} requests, {decision.errors} failed"
-        self.run.note(text, "success", mark="drain")
+        self.run.note(f"{self.plan.to_color} has passed: {decision.text}", "success", mark="drain")
         self.progress.save(phase=Phase.BAKED)
         return decision
 
-    def undo(self, reason: str, trigger: Trigger | None) -> None:
+    def undo(self, reason: str, trigger: Trigger | None) -> NoReturn:
         """Bring all traffic back to the old color, prove it, and raise ReleaseRejectedError with the reason.
 
         The release is marked bad when a trigger fired for what it did; missing data is nobody's fault.
         """
-        back, bad = self.plan.from_color, trigger not in (None, Trigger.HOLD_TIMEOUT)
+        back, bad = self.plan.from_color, trigger is not None and trigger.blames_release
         states = self.control.states()
         self._refuse_dead_target(states, back, reason)
-        self.progress.save(phase=Phase.UNDOING, undo_reason=reason)
+        self.progress.save(phase=Phase.UNDOING, undo_reason=reason, undo_trigger=trigger)
         self.run.note(f"{reason}: switching back to {back}", "error")
         self.bring_back(back, self.plan.from_release, reason, "switch back")
         self.progress.save(phase=Phase.UNDONE)
@@ -129,7 +140,8 @@ class TrafficSwitch:
     def bring_back(self, color: Color, release_id: str | None, reason: str, step: str) -> list[str]:
         """Send all traffic to a color that was proven before, at once, and make it last.
 
-        Returns what contradicts it, by either source. Raises SplitTrafficError, FencedOffError.
+        Returns what contradicts it, by either source, and who has not answered. Raises SplitTrafficError,
+        FencedOffError.
         """
         began = time.monotonic()
         left = self.control.settle(color, self.run.fence, SWITCH_BACK_DEADLINE_SECONDS)
@@ -139,7 +151,21 @@ class TrafficSwitch:
         self.run.note(f"all new requests go to {color} again (took {took_ms:.0f} ms)", "success", mark="switch_back")
         # Before anything that needs the ledger: a reload must not bring the rejected color back.
         self._persist(color)
-        return self._prove(color, release_id, step)
+        found = self._proof_of(color, release_id, step).prove(f"after the {step}")
+        self._sample(found.after)
+        wrong = [*found.wrong, *found.missing]
+        if wrong:
+            self.run.note(f"proof of the {step}: {'; '.join(wrong)}", "error")
+        return wrong
+
+    def _proof_of(self, color: Color, release_id: str | None, step: str) -> Proof:
+        return Proof(self.run, self.control, self.progress, color, release_id, self.policy.proof_requests, step)
+
+    def _check_baseline(self) -> None:
+        try:
+            self._baseline.check()
+        except UnwellError as error:
+            raise SwitchFailedError(f"not switched, traffic stays on {self.plan.from_color}: {error}") from error
 
     def _refuse_dead_target(self, states: LoadBalancerStates, back: Color, reason: str) -> None:
         """There is no way back to a color without a healthy server: traffic stays, and people must know."""
@@ -230,15 +256,15 @@ class TrafficSwitch:
             f"new requests go to {target} on {', '.join(self.control.names)} (took {switch_seconds * 1000:.0f} ms)",
             mark="switch",
         )
-        self._prove(target, self.plan.release.release_id, "switch")
+        self._prove_switch()
         self._persist(target)
-        self.progress.save(phase=Phase.BAKING, bake_until=now + self.plan.bake_seconds, last_judged_at=time.time())
+        self.progress.save(phase=Phase.BAKING, **fresh_clock(time.time()))
         self.run.note(f"watching {target} for {self.plan.bake_seconds:g} s", mark="bake")
 
     def _give_up_switch(self, reason: str) -> None:
         back = self.plan.from_color
         self.run.note(f"a load balancer could not be switched ({reason}); switching all back to {back}", "error")
-        self.progress.save(phase=Phase.UNDOING, undo_reason=reason)
+        self.progress.save(phase=Phase.UNDOING, undo_reason=reason, undo_trigger=None)
         # A command that hangs on its way must not arrive after the way back.
         self.run.refence(self.policy.lease_ttl_seconds)
         left = self.control.settle(back, self.run.fence, SWITCH_BACK_DEADLINE_SECONDS)
@@ -264,31 +290,16 @@ class TrafficSwitch:
             "Then clear this run."
         )
 
-    def _prove(self, color: Color, release_id: str | None, step: str) -> list[str]:
-        """Prove by both sources; returns what was wrong. A failed proof of the switch is undone."""
-        before = self.control.states()
-        requests = prove_by_requests(self.environment, color, release_id, self.policy.proof_requests)
-        after = self.control.states()
-        self._sample(after)
-        counters = prove_by_counters(self.environment, color, before, after)
-        self.run.record(
-            [
-                *proof_facts(color, requests, counters, step),
-                *counter_snapshots(self.environment, after, f"after the {step}"),
-            ]
-        )
-        wrong = wrong_answers(color, release_id, requests, counters)
-        for text in [f"{name}: {proof.reason}" for name, proof in counters.items() if proof.reason]:
-            self.run.note(f"proof of the {step} without its counters: {text}", "warning")
-        if not wrong:
-            self.run.note(f"proof of the {step}: requests and counters agree, all traffic goes to {color}", "success")
-        elif step == "switch":
-            # No answer may have other reasons; a wrong one is the release's.
-            guilty = any(proof.answered_wrongly for proof in requests.values())
-            self.undo(f"the proof of the switch failed: {'; '.join(wrong)}", Trigger.HEALTH if guilty else None)
-        else:
-            self.run.note(f"proof of the {step}: {'; '.join(wrong)}", "error")
-        return wrong
+    def _prove_switch(self) -> None:
+        """Prove the switch by both sources. What disproves it is undone; what is missing is asked for in the bake."""
+        found = self._proof.prove("after the switch")
+        self._sample(found.after)
+        if found.wrong:
+            # Counters that differ may have other reasons; a wrong answer is the release's.
+            trigger = Trigger.HEALTH if found.guilty else None
+            self.undo(f"the proof of the switch failed: {'; '.join(found.wrong)}", trigger)
+        if found.missing:
+            self._proof.complete_later(found.missing)
 
     def _persist(self, color: Color) -> None:
         for name, error in self.control.persist(color, self.run.fence).items():
@@ -297,6 +308,10 @@ class TrafficSwitch:
             if error is not None:
                 # The running HAProxy is right; a restart before this is mended would fall back to the old color.
                 self.run.note(f"its map file or marker could not be written: {error}", "warning", host=name)
+
+    def _look_after(self, states: LoadBalancerStates) -> Sequence[str]:
+        self._keep_switched(states)
+        return self._proof.still_missing(self.undo)
 
     def _keep_switched(self, states: LoadBalancerStates) -> None:
         """Switch a load balancer anew that was restarted before its map file was written, and fell back.
@@ -327,3 +342,11 @@ class TrafficSwitch:
     def _sample(self, states: LoadBalancerStates) -> None:
         """Keep both colors' traffic for the report, so that it shows the switch and not only what came after it."""
         self.run.record(self._history.add(states, self.plan.to_color, time.time()))
+        if self.progress.phase is None:
+            self._baseline.add(states)
+
+
+def undo_begun(progress: Progress, otherwise: str) -> tuple[str, Trigger | None]:
+    """Why an earlier attempt has begun to undo, and by which trigger; `otherwise` where it has not said why."""
+    trigger = progress.text("undo_trigger")
+    return progress.text("undo_reason", otherwise), Trigger(trigger) if trigger else None

@@ -23,6 +23,7 @@ __all__ = [
     "EvidenceEntryLike",
     "EvidenceLedger",
     "Fact",
+    "FiguresFact",
     "GateFact",
     "JudgementFact",
     "LatencySample",
@@ -150,9 +151,9 @@ class ProofFact(Fact):
 class TrafficSample(Fact):
     """What one load balancer sent to one color since its sample before, about a second ago.
 
-    `at` is in seconds since the epoch. `requests` and `errors` (5xx answers) are differences of the load
-    balancer's own counters, not totals. The first sample of a series, and the first after a pause of more than
-    three seconds, counts one second.
+    `at` is in seconds since the epoch. `requests`, `answers` (None where they were not counted) and `errors` (5xx
+    answers) are differences of the load balancer's own counters, not totals. The first sample of a series, and the
+    first after a pause of more than three seconds, counts one second.
     """
 
     kind: ClassVar[str] = "traffic"
@@ -162,16 +163,21 @@ class TrafficSample(Fact):
     color: str
     requests: float
     errors: float
+    answers: float | None = None
 
 
 class LatencySample(Fact):
-    """The 95th percentile of a color's response time at `at` (seconds since the epoch); None when there was no data."""
+    """The 95th percentile of a color's response time at `at` (seconds since the epoch); None when there was no data.
+
+    With `is_lower_bound` it was more than that: it lay above the highest bucket that is measured.
+    """
 
     kind: ClassVar[str] = "latency"
 
     at: float
     color: str
     p95_seconds: float | None
+    is_lower_bound: bool = False
 
 
 class JudgementFact(Fact):
@@ -183,6 +189,36 @@ class JudgementFact(Fact):
     verdict: JudgementVerdict
     trigger: str | None = None
     reason: str = ""
+
+
+class FiguresFact(Fact):
+    """How the live release did before a change, or the changed one after it: the two columns of a comparison.
+
+    `watched_seconds` and `judgements` say for how long and how often it was judged; `answers`, of which `errors` were
+    5xx, are all load balancers'. `p95_seconds` is None without data; with `p95_is_lower_bound` it was more than that.
+    `exceeded` are the rollback triggers that it was beyond.
+    """
+
+    kind: ClassVar[str] = "figures"
+
+    at: UtcMoment
+    moment: Literal["before", "after"]
+    color: str
+    release_id: str | None
+    watched_seconds: float
+    judgements: int
+    answers: int
+    errors: int
+    p95_seconds: float | None
+    p95_is_lower_bound: bool = False
+    verdict: JudgementVerdict
+    reason: str = ""
+    exceeded: tuple[str, ...] = ()
+
+    @property
+    def error_ratio(self) -> float | None:
+        """The share of answers that failed; None without answers."""
+        return self.errors / self.answers if self.answers else None
 
 
 class GateFact(Fact):
@@ -224,6 +260,7 @@ FACTS: tuple[type[Fact], ...] = (
     TrafficSample,
     LatencySample,
     JudgementFact,
+    FiguresFact,
     GateFact,
     OutcomeFact,
 )
@@ -288,6 +325,7 @@ class RunEvidence(BaseModel):
     traffic: tuple[TrafficSample, ...] = ()
     latency: tuple[LatencySample, ...] = ()
     judgements: tuple[JudgementFact, ...] = ()
+    figures: tuple[FiguresFact, ...] = ()
     gates: tuple[GateFact, ...] = ()
     outcomes: tuple[OutcomeFact, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
@@ -314,6 +352,7 @@ class RunEvidence(BaseModel):
                 self.traffic,
                 self.latency,
                 self.judgements,
+                self.figures,
                 self.gates,
                 self.outcomes,
                 self.unreadable,
@@ -329,6 +368,7 @@ _FIELD_OF: dict[type[Fact], str] = {
     TrafficSample: "traffic",
     LatencySample: "latency",
     JudgementFact: "judgements",
+    FiguresFact: "figures",
     GateFact: "gates",
     OutcomeFact: "outcomes",
 }

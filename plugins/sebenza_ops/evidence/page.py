@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sebenza_ops.evidence import summary
-from sebenza_ops.evidence.facts import OutcomeFact, PlanFact, ProofFact, RunEvidence, TimelineEntry
+from sebenza_ops.evidence.facts import FiguresFact, OutcomeFact, PlanFact, ProofFact, RunEvidence, TimelineEntry
 from sebenza_ops.evidence.summary import RunHeader, Tone, Verdict
 from sebenza_ops.evidence.wording import clock, count, duration, moment, offset, seconds, times
 
@@ -18,6 +18,8 @@ VERDICT_TAGS: dict[str, tuple[str, Tone]] = {
     "waived": ("waived", "warning"),
     "skipped": ("skipped", "info"),
 }
+NOT_MEASURED = "not measured"
+VERDICT_MISSING: tuple[str, Tone, str] = (NOT_MEASURED, "warning", "")
 SOURCE_WORDS = {"requests": "Requests sent through it", "load_balancer_counters": "Its own counters"}
 DETAIL_WORDS = {
     "fresh": "on new connections",
@@ -38,6 +40,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The live release before the change beside the one that is live after it.
+
+    Args:
+        columns: "Before" and "After".
+        rows: A name, and the value in each column.
+        verdicts: The verdict in each column, as word, tone and reason.
+    """
+
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+    verdicts: list[tuple[str, Tone, str]]
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that a rendering shows, in words."""
 
@@ -48,6 +65,7 @@ class Page:
     about: list[tuple[str, str]]
     proofs: list[dict[str, Any]]
     counters: list[dict[str, Any]]
+    comparison: Comparison | None
     judgements: list[dict[str, Any]]
     gates: list[dict[str, Any]]
     plan: dict[str, Any] | None
@@ -72,6 +90,7 @@ def build_page(evidence: RunEvidence, header: RunHeader) -> Page:
         about=_about(evidence, header),
         proofs=_proof_rows(evidence.proofs),
         counters=[_counters(row) for row in summary.counter_rows(evidence.counters)],
+        comparison=_comparison(*summary.before_and_after(evidence)),
         judgements=[_judgement(span) for span in summary.judgement_spans(evidence.judgements)],
         gates=_gates(evidence),
         plan=_plan(evidence.plan) if evidence.plan else None,
@@ -109,14 +128,15 @@ def _figures(evidence: RunEvidence, header: RunHeader) -> list[Figure]:
         figures.append(Figure("Duration", duration((end - header.started_at).total_seconds()), note))
     if evidence.traffic:
         requests, errors = summary.traffic_totals(evidence.traffic)
+        # Requests are counted as they begin and errors as they end, of which there may be more at the end.
         figures.append(Figure("Requests watched", count(requests), "by the load balancers' counters"))
-        share = f"{errors / requests:.3%} of requests" if errors and requests else "on both colors"
+        share = f"{errors / max(requests, errors):.3%} of requests" if errors else "on both colors"
         figures.append(Figure("Errors (5xx)", count(errors), share))
     else:
         figures.append(Figure("Requests watched", "none", "no traffic was measured"))
     slowest = summary.worst_p95(evidence.latency)
     if slowest is not None and slowest.p95_seconds is not None:
-        figures.append(Figure("Slowest p95", seconds(slowest.p95_seconds), slowest.color))
+        figures.append(Figure("Slowest p95", _p95(slowest.p95_seconds, slowest.is_lower_bound), slowest.color))
     if evidence.proofs:
         passed = sum(proof.passed for proof in evidence.proofs)
         figures.append(Figure("Proofs passed", f"{passed} of {len(evidence.proofs)}"))
@@ -152,6 +172,9 @@ def _phases(evidence: RunEvidence, header: RunHeader) -> list[tuple[str, str]]:
     for entry in summary.marks(evidence):
         firsts.setdefault(str(entry.mark), entry)
     phases = []
+    _, after = summary.before_and_after(evidence)
+    if after is not None:
+        phases.append(("Watched", _watched(after)))
     if start is not None and "switch" in firsts:
         phases.append(("Start to switch", duration((firsts["switch"].at - start).total_seconds())))
     watched_until = firsts.get("switch_back") or firsts.get("drain")
@@ -243,6 +266,39 @@ def _counters(row: summary.CounterRow) -> dict[str, Any]:
 
 def _from_to(first: int, last: int, compared: bool) -> str:
     return f"{count(first)} → {count(last)}" if compared else count(first)
+
+
+def _comparison(before: FiguresFact | None, after: FiguresFact | None) -> Comparison | None:
+    if before is None and after is None:
+        return None
+    both = (before, after)
+    return Comparison(
+        columns=["Before", "After"],
+        rows=[
+            ("Release", [f"{one.release_id or 'not known'} on {one.color}" if one else NOT_MEASURED for one in both]),
+            ("Watched", [_watched(one) if one else "" for one in both]),
+            ("Requests answered", [count(one.answers) if one else "" for one in both]),
+            ("Errors (5xx)", [_failed(one) if one else "" for one in both]),
+            ("Response time (p95)", [_p95(one.p95_seconds, one.p95_is_lower_bound) if one else "" for one in both]),
+        ],
+        verdicts=[(*VERDICT_TAGS[one.verdict], one.reason) if one else VERDICT_MISSING for one in both],
+    )
+
+
+def _watched(figures: FiguresFact) -> str:
+    return f"for {duration(figures.watched_seconds)}, judged {times(figures.judgements, 'time')}"
+
+
+def _failed(figures: FiguresFact) -> str:
+    if figures.error_ratio is None:
+        return "no answers"
+    return f"{count(figures.errors)} ({figures.error_ratio:.2%})"
+
+
+def _p95(p95_seconds: float | None, is_lower_bound: bool) -> str:
+    if p95_seconds is None:
+        return "not measured"
+    return f"more than {seconds(p95_seconds)}" if is_lower_bound else seconds(p95_seconds)
 
 
 def _judgement(span: summary.JudgementSpan) -> dict[str, Any]:

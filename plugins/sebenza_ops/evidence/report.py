@@ -68,6 +68,7 @@ def render_text(evidence: RunEvidence, header: RunHeader) -> str:
     ]
     lines += ["", *_columns(page.about)]
     lines += ["", "Proof, from two independent sources:", *_proof_lines(page)]
+    lines += ["", "Before and after:", *_comparison_lines(page)]
     lines += ["", "Judgements of the bake:", *_judgement_lines(page)]
     lines += ["", "Timeline:", *_timeline_lines(page)]
     if page.missing:
@@ -121,6 +122,19 @@ def _proof_lines(page: Page) -> list[str]:
         f"{source['word'].upper() if source['tone'] != 'success' else source['word']}. {source['numbers']}"
         for row in page.proofs
         for source in row["sources"]
+    ]
+
+
+def _comparison_lines(page: Page) -> list[str]:
+    compared = page.comparison
+    if compared is None:
+        return [f"  none: {page.why_nothing_changed}"]
+    rows = [*compared.rows, ("Verdict", [": ".join(filter(None, (word, why))) for word, _, why in compared.verdicts])]
+    return [
+        f"  {name}, {column.lower()}: {value}"
+        for name, values in rows
+        for column, value in zip(compared.columns, values, strict=True)
+        if value
     ]
 
 

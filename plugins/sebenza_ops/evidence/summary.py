@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from sebenza_ops.evidence.facts import (
     CounterSnapshot,
+    FiguresFact,
     JudgementFact,
     LatencySample,
     OutcomeFact,
@@ -244,10 +245,16 @@ def traffic_totals(traffic: Iterable[TrafficSample]) -> tuple[float, float]:
     return requests, errors
 
 
+def before_and_after(evidence: RunEvidence) -> tuple[FiguresFact | None, FiguresFact | None]:
+    """The figures from before the change and from after it, the last of each: a cleared run measures again."""
+    last = {figures.moment: figures for figures in evidence.figures}
+    return last.get("before"), last.get("after")
+
+
 def worst_p95(latency: Iterable[LatencySample]) -> LatencySample | None:
     """The slowest 95th percentile of the series, None when nothing was measured."""
     measured = [sample for sample in latency if sample.p95_seconds is not None]
-    return max(measured, key=lambda sample: sample.p95_seconds or 0.0, default=None)
+    return max(measured, key=lambda sample: (sample.p95_seconds or 0.0, sample.is_lower_bound), default=None)
 
 
 def missing(evidence: RunEvidence, header: RunHeader) -> list[str]:

@@ -99,9 +99,13 @@ class Deployments:
 
     def set_progress(self, dag_id: str, run_id: str, key: str, value: Any) -> None:
         """Keep a JSON value over kills and retries; other keys stay. Raises RecordUnknown."""
+        self.update_progress(dag_id, run_id, {key: value})
+
+    def update_progress(self, dag_id: str, run_id: str, values: Mapping[str, Any]) -> None:
+        """Keep several JSON values over kills and retries, all or none; other keys stay. Raises RecordUnknown."""
         with self._database.writing() as session:
             row = _locked(session, dag_id, run_id)
-            row.progress = {**row.progress, **mask_object({key: value})}
+            row.progress = {**row.progress, **mask_object(dict(values))}
             row.updated_at = self._database.now(session)
 
     def finish(self, dag_id: str, run_id: str, outcome: Outcome, detail: str) -> Deployment:

@@ -29,6 +29,7 @@ class ServerState:
     sessions_current: int
     requests_total: int = 0
     responses_5xx: int = 0
+    responses_total: int | None = None
 
     @property
     def is_up(self) -> bool:
@@ -48,7 +49,11 @@ class ServerState:
 
 @dataclass(frozen=True)
 class BackendState:
-    """A backend's counters since the load balancer's start, and its servers."""
+    """A backend's counters since the load balancer's start, and its servers.
+
+    `requests_total` counts requests as they begin; `responses_total` (None: not counted) and `responses_5xx` count
+    answers.
+    """
 
     name: str
     requests_total: int
@@ -57,6 +62,7 @@ class BackendState:
     queue_current: int
     response_time_ms: int
     servers: tuple[ServerState, ...] = ()
+    responses_total: int | None = None
 
     @property
     def servers_up(self) -> int:
@@ -132,6 +138,7 @@ def parse_stat(text: str) -> dict[str, BackendState]:
                 sessions_current=_number(row, "scur"),
                 requests_total=_number(row, "stot"),
                 responses_5xx=_number(row, "hrsp_5xx"),
+                responses_total=_responses(row),
             )
             servers.setdefault(row["pxname"], []).append(state)
     return {
@@ -143,6 +150,7 @@ def parse_stat(text: str) -> dict[str, BackendState]:
             queue_current=_number(row, "qcur"),
             response_time_ms=_number(row, "rtime"),
             servers=tuple(servers.get(row["pxname"], ())),
+            responses_total=_responses(row),
         )
         for row in rows
         if row.get("type") == "1"
@@ -152,6 +160,12 @@ def parse_stat(text: str) -> dict[str, BackendState]:
 def _number(row: dict[str, str], column: str) -> int:
     value = row.get(column) or "0"
     return int(value) if value.lstrip("-").isdigit() else 0
+
+
+def _responses(row: dict[str, str]) -> int | None:
+    """All answers, whatever their status; None where HAProxy counts none (mode tcp leaves the columns empty)."""
+    columns = [f"hrsp_{kind}" for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")]
+    return sum(_number(row, column) for column in columns) if any(row.get(column) for column in columns) else None
 
 
 def parse_state(host: str, text: str, key: str, at: datetime) -> LoadBalancerState:

@@ -54,12 +54,13 @@ class Prometheus:
         """Close the kept connection."""
         self._session.close()
 
-    def query(self, expression: str) -> list[Sample]:
-        """An instant query's series; NaN values are left out, for they are no data.
+    def query(self, expression: str, at: float | None = None) -> list[Sample]:
+        """An instant query's series, of this moment or of `at` (epoch seconds); NaN values are left out, as no data.
 
         Raises OutsideSystemError when Prometheus does not answer or refuses the query.
         """
-        data = self._get("/api/v1/query", {"query": expression})
+        moment = {} if at is None else {"time": f"{at:.3f}"}
+        data = self._get("/api/v1/query", {"query": expression, **moment})
         with _readable("/api/v1/query"):
             samples = [
                 Sample(labels=item["metric"], at=float(item["value"][0]), value=float(item["value"][1]))
