@@ -89,8 +89,8 @@ class Watch:
         self.add(states)
         return states
 
-    def judge(self, moment: Literal["before", "after"], seconds: float = BASELINE_SECONDS) -> FiguresFact:
-        """Look on until `seconds` were seen, and a little longer while data is missing. What was seen, and the verdict.
+    def judge(self, moment: Literal["before", "after"]) -> FiguresFact:
+        """Look on until BASELINE_SECONDS were seen, and a little longer while data is missing; what was seen.
 
         What can't be observed raises nothing: the verdict is "no_data" then.
         """
@@ -99,7 +99,7 @@ class Watch:
             while True:
                 began = time.monotonic()
                 found = self._judge_once(metrics, moment)
-                if found.watched_seconds >= seconds + (PATIENCE_SECONDS if found.verdict == "no_data" else 0):
+                if found.watched_seconds >= BASELINE_SECONDS + (PATIENCE_SECONDS if found.verdict == "no_data" else 0):
                     return found
                 time.sleep(max(0.0, self._policy.judge_interval_seconds - (time.monotonic() - began)))
         finally:
