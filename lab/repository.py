@@ -44,6 +44,8 @@ RELEASES = (
     Release("v1.3.3-slow", "v1.1.0", "Ask customs", good=False),
     Release("v1.3.4-wrong-release", "v1.1.0", "Committed release manifest", good=False),
     Release("v1.3.5-bad-migration", "v1.1.0", "Invoices have a due date and a minimum", good=False),
+    Release("v1.3.6-half-fails", "v1.1.0", "Discounts", good=False),
+    Release("v1.3.7-fails-slowly", "v1.1.0", "Insure shipments", good=False),
     Release("v1.4.0-contract", "v1.2.0", "Invoice amounts in cents only, the old column goes"),
     Release("v1.4.1", "v1.4.0-contract", "Projects are found by status, with an index built beside users"),
 )

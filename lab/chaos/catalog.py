@@ -23,6 +23,7 @@ from lab.chaos.scenarios import (
     rollbacks,
     rolling,
     switches,
+    unwell,
 )
 
 GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
@@ -33,6 +34,7 @@ GROUPS: Final[dict[str, tuple[Scenario, ...]]] = {
     "Two changes at once": leases.SCENARIOS,
     "Releases": releases.SCENARIOS,
     "Users and metrics": data.SCENARIOS,
+    "An environment that is unwell before the change": unwell.SCENARIOS,
     "Standard deployments": rolling.SCENARIOS,
     "Gates, approvals and rollbacks": (*rollbacks.SCENARIOS, *gates.SCENARIOS),
     "The database's primary": switches.SCENARIOS,

@@ -68,6 +68,10 @@ class Records:
         """What a run has told about itself, oldest first."""
         return [str(item["text"]) for item in self._items(dag_id, run_id, "timeline")]
 
+    def figures(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """How the release did before a run's change, and after it."""
+        return self._items(dag_id, run_id, "figures")
+
     def judged_at(self, dag_id: str, run_id: str) -> list[float]:
         """When a bake looked at the traffic, in epoch seconds."""
         return sorted({float(item["at"]) for item in self._items(dag_id, run_id, "traffic")})

@@ -72,6 +72,10 @@ class Run:
         """What it has told about itself."""
         return self._records.timeline(self.dag_id, self.run_id)
 
+    def figures(self) -> list[dict[str, Any]]:
+        """Its evidence of before and after."""
+        return self._records.figures(self.dag_id, self.run_id)
+
     def outcome(self) -> tuple[str, str]:
         """The ledger's outcome and its explanation."""
         return self._records.outcome(self.dag_id, self.run_id)

@@ -111,6 +111,14 @@ SCENARIOS: Final = (
         excuse=NO_EXCUSE,
     ),
     Scenario(
+        name="release-fails-slowly",
+        fault="12 % of the release's requests are answered 500 after eight seconds, when others begin",
+        expects="it is taken back, marked bad, and refused when it comes again",
+        play=_taken_back("v1.3.7-fails-slowly"),
+        live=Live.OLD,
+        excuse=BAD_RELEASE,
+    ),
+    Scenario(
         name="idle-pool-dead",
         fault="all processes of the idle color are killed for good as the switch task starts",
         expects="nothing is switched, the run fails",

@@ -90,10 +90,11 @@ class TrafficSwitch:
         if phase is None:
             # A run that was cleared begins anew.
             self.progress.save(**{UNWELL: "", UNPROVEN: False, HISTORY: {}}, requests=0, answers=0, errors=0)
+            self._check_trust()
             self._sample(self.control.states(PATIENT_TIMEOUT_SECONDS))
+            self._check_baseline()
             self._warm_up()
             self._check_before_switch()
-            self._check_baseline()
         if phase in (None, Phase.SWITCHING):
             self._switch()
         bake = Bake(
@@ -161,6 +162,12 @@ class TrafficSwitch:
     def _proof_of(self, color: Color, release_id: str | None, step: str) -> Proof:
         return Proof(self.run, self.control, self.progress, color, release_id, self.policy.proof_requests, step)
 
+    def _check_trust(self) -> None:
+        try:
+            trusted_context(self.environment)
+        except TrustError as error:
+            raise SwitchFailedError(f"not switched, traffic stays on {self.plan.from_color}: {error}") from error
+
     def _check_baseline(self) -> None:
         try:
             self._baseline.check()
@@ -202,10 +209,6 @@ class TrafficSwitch:
 
     def _check_before_switch(self) -> None:
         """Wait until every load balancer's own health checks pass for all servers of the idle color."""
-        try:
-            trusted_context(self.environment)
-        except TrustError as error:
-            raise SwitchFailedError(f"not switched, traffic stays on {self.plan.from_color}: {error}") from error
         until = time.monotonic() + IDLE_UP_DEADLINE_SECONDS
         while True:
             states = self.control.states(PATIENT_TIMEOUT_SECONDS)
