@@ -21,7 +21,8 @@ the old release running.
 3. Compares load balancers, their files, PM2's processes and releases, and shows the plan. Hosts of different releases,
    which a rollout that could not go back may have left, are no obstacle: this is what makes them one.
 4. Installs the release on all application hosts and runs its *expand* migrations. What runs is not touched.
-5. One batch after another (`batch_size`, one host): drains it at all load balancers, waits for its last sessions,
+5. Judges the live release by the triggers: an environment that is unwell already refuses the rollout, unless
+   `cure_reason` says that this release is the cure. Then one batch after another (`batch_size`, one host): drains it at all load balancers, waits for its last sessions,
    starts the release, waits until every load balancer reaches exactly this release, healthy, warms it up, puts it
    back, and watches it for `watch_seconds`: health, ratio of failed requests, response time, critical alerts. Never
    fewer than the policy's `minimum_in_rotation` hosts are in rotation; each load balancer itself refuses that.

@@ -21,7 +21,8 @@ Airflow: `make break-glass`.
    start.
 3. Otherwise the release is started on the color without traffic, and awaited, first. Nothing is stopped before.
 4. Proves by two sources where traffic is, writes map files, markers and the last known good release.
-5. Marks the release that was left bad in this environment, unless `mark_bad` is off: the next deployment of it is
+5. Compares both releases for the report: the one that was left by its last minute, the one that is back by watching it.
+   Marks the release that was left bad in this environment, unless `mark_bad` is off: the next deployment of it is
    refused.
 6. Stores the evidence report and gives the lease back.
 
