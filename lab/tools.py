@@ -24,12 +24,12 @@ _INSTALLED = ".package-lock.json"
 def copy_tools() -> None:
     """Bring the copies up to what is installed; quick when they are."""
     rclone = paths.program("rclone")
-    _copy(paths.NODE_MODULES, paths.TOOLS_DIR / "node_modules", (paths.NODE_MODULES / _INSTALLED).read_text())
-    _copy(Path(supervisor.__path__[0]), paths.SUPERVISOR_DIR / "supervisor", version("supervisor"))
-    _copy(rclone, paths.RCLONE, f"{rclone.stat().st_size} {rclone.stat().st_mtime_ns}")
+    copy(paths.NODE_MODULES, paths.TOOLS_DIR / "node_modules", (paths.NODE_MODULES / _INSTALLED).read_text())
+    copy(Path(supervisor.__path__[0]), paths.SUPERVISOR_DIR / "supervisor", version("supervisor"))
+    copy(rclone, paths.RCLONE, f"{rclone.stat().st_size} {rclone.stat().st_mtime_ns}")
 
 
-def _copy(source: Path, target: Path, stamp: str) -> None:
+def copy(source: Path, target: Path, stamp: str) -> None:
     """Copy a file or tree unless it was copied with this stamp; readers see the old one or the new one, whole."""
     stamp_file = target.with_name(f".{target.name}.stamp")
     if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:

@@ -38,7 +38,7 @@ check_machine() {
 check_disk() {
   local free_mib
   free_mib=$(df -Pm "$1" | awk 'NR==2 {print $4}')
-  [ "$free_mib" -ge "$2" ] || problem "too little disk: ${free_mib} MiB free in $1, $2 MiB needed for $3: free some space"
+  [ "$free_mib" -ge "$2" ] || problem "too little disk: ${free_mib} MiB free in $(realpath "$1"), $2 MiB needed for $3: free some space"
 }
 
 # check_lab PYTHON: settings, ports, another lab; what lab/start_check.py says.
