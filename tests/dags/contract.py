@@ -161,7 +161,8 @@ def conclusion(dag: Any) -> Iterator[str]:
 
 def _returns(task: Any) -> str:
     """What a task's code is declared to return, as it is written."""
-    code = getattr(task, "python_callable", None) or _operator_class(task).execute
+    operator: Any = _operator_class(task)
+    code = getattr(task, "python_callable", None) or operator.execute
     declared = inspect.unwrap(code).__annotations__.get("return", "nothing")
     return declared if isinstance(declared, str) else declared.__name__
 
