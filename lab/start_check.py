@@ -26,31 +26,14 @@ _PLAIN_PATH = re.compile(r"[\w./+@=~-]+")
 
 def problems() -> list[str]:
     """Everything that stops a start, each in a line that says what to do; empty when nothing does."""
-    settings = [*_settings_problems()]
-    found = [*settings, *_place_problems()]
-    # Without them it is not known which ports and which lab are meant.
-    if not settings:
-        other = other_lab()
-        if other is not None:
-            found.append(other_lab_problem(other))
-        else:
-            found += lab_port_problems()
-        found += _airflow_port_problems()
-    return found
+    return [*_settings_problems(), *_place_problems(), *_network_problems(), *_airflow_port_problems()]
 
 
 def _settings_problems() -> list[str]:
-    found = []
-    if (wrong := network_problem()) is not None:
-        found.append(wrong)
-    try:
-        airflow_port()
-    except ValueError as error:
-        found.append(str(error))
     extra = os.environ.get("SEBENZA_EXTRA_DAGS")
     if extra and not Path(extra).is_dir():
-        found.append(f"SEBENZA_EXTRA_DAGS={extra!r}: there is no such directory")
-    return found
+        return [f"SEBENZA_EXTRA_DAGS={extra!r}: there is no such directory"]
+    return []
 
 
 def _place_problems() -> list[str]:
@@ -85,6 +68,13 @@ def disk_problem() -> str | None:
         f"too little disk: {free_mib} MiB free in {paths.LAB_DIR}, {REQUIRED_DISK_MIB} MiB needed: "
         "free some space, or move the lab with SEBENZA_LAB_DIR"
     )
+
+
+def _network_problems() -> list[str]:
+    if (wrong := network_problem()) is not None:
+        return [wrong]
+    other = other_lab()
+    return [other_lab_problem(other)] if other is not None else lab_port_problems()
 
 
 def other_lab() -> Path | None:
@@ -152,7 +142,10 @@ def _airflow_port_problems() -> list[str]:
     own = _by_pid_file(home / "supervisord.pid")
     if own is not None and str(home / "supervisord.conf") in own.arguments:
         return []
-    port = airflow_port()
+    try:
+        port = airflow_port()
+    except ValueError as error:
+        return [str(error)]
     wrong = port_problem(AIRFLOW_ADDRESS, port)
     if wrong is None:
         return []

@@ -92,7 +92,7 @@ check_start() {
     problem ".venv leads to $(readlink .venv), which does not work here: remove the link"
   fi
   if [ "$PURPOSE" = lab ] && python=$(find_python); then check_lab "$python"; fi
-  report_problems
+  report_problems "nothing was installed or changed"
 }
 
 install_debian_packages() {
@@ -100,7 +100,7 @@ install_debian_packages() {
   if [ "$PURPOSE" = lab ] && ! find_python >/dev/null && [ $# -gt 0 ]; then
     install_missing python3
     check_lab "$(find_python)"
-    report_problems
+    report_problems "nothing but Debian's python3 was installed, which tells why"
   fi
   [ $# -eq 0 ] || install_missing "$@"
 }

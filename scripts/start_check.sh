@@ -4,10 +4,10 @@
 problems=()
 problem() { problems+=("$1"); }
 
-# report_problems: ends the set-up if there are any.
+# report_problems WHAT_WAS_DONE: ends the set-up if there are any.
 report_problems() {
   [ "${#problems[@]}" -gt 0 ] || return 0
-  say "can't start, nothing was installed or changed:" >&2
+  say "can't start, $1:" >&2
   printf '  - %s\n' "${problems[@]}" >&2
   exit 1
 }
