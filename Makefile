@@ -11,12 +11,15 @@ REASON ?=
 # (make's own default of AS is the assembler)
 AS = operator
 TESTS ?= tests
+# What stops the lab is said before anything is installed, for the targets that start it.
+demo up bench chaos workers-test: PURPOSE = lab
+test: PURPOSE = $(if $(filter tests,$(TESTS)),lab)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install everything that the project needs (Debian, Python and npm packages); quick when nothing is to do
-	@scripts/setup.sh
+	@scripts/setup.sh $(PURPOSE)
 
 demo: setup ## the main job: lab, Airflow, and a blue-green deployment under load, with its proof
 	@$(PYTHON) -m lab.demo
@@ -32,15 +35,19 @@ up: setup ## start the lab and Airflow
 	@$(PYTHON) -m lab up
 	@$(PYTHON) -m lab.airflow up
 
-down: ## stop Airflow and the lab; nothing is left running
+.PHONY: installed
+installed:
+	@test -x $(PYTHON) || { echo "there is no .venv/bin/python that works: run make setup (or make up) first" >&2; exit 2; }
+
+down: installed ## stop Airflow and the lab; nothing is left running
 	@$(PYTHON) -m lab.airflow down; airflow=$$?; $(PYTHON) -m lab down && exit $$airflow
 
-status: ## what runs, and how to log in
+status: installed ## what runs, and how to log in
 	@$(PYTHON) -m lab status; lab=$$?; $(PYTHON) -m lab.airflow status && exit $$lab
 
 # CONF reaches the program through the environment, so that no quote in it is read by a shell.
 run: export SEBENZA_RUN_CONF = $(CONF)
-run: ## run a procedure and follow it: make run DAG=deploy_blue_green.production CONF='{"version":"v1.1.0"}' [AS=operator]
+run: installed ## run a procedure and follow it: make run DAG=deploy_blue_green.production CONF='{"version":"v1.1.0"}' [AS=operator]
 	@test -n "$(DAG)" || { echo "run: name the procedure, for example make run DAG=check_environment.production" >&2; exit 2; }
 	@$(PYTHON) -m lab.airflow run "$(DAG)" --conf "$$SEBENZA_RUN_CONF" --as "$(AS)"
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-NETWORK: Final = os.environ.get("SEBENZA_LAB_NET", "127.77.0")
+NETWORK: Final = os.environ.get("SEBENZA_LAB_NET") or "127.77.0"
+
+#: Where the lab's Airflow listens: its UI and its API.
+AIRFLOW_ADDRESS: Final = "127.0.0.1"
+AIRFLOW_DEFAULT_PORT: Final = 8080
 
 #: Whom the lab's databases let in: loopback, or the network that the lab was moved to (a container's).
 CLIENT_NETWORK: Final = "127.0.0.0/8" if NETWORK.startswith("127.") else f"{NETWORK}.0/24"
@@ -67,6 +71,22 @@ DNS_PORT: Final = 5300
 
 # Per color: the port load balancers connect to (Nginx) and the port the processes listen on (PM2).
 COLOR_PORTS: Final[dict[str, tuple[int, int]]] = {"blue": (8001, 3001), "green": (8002, 3002)}
+
+
+def airflow_port() -> int:
+    """The port of the lab's Airflow, which `SEBENZA_AIRFLOW_PORT` moves. Raises ValueError: that is no port."""
+    text = os.environ.get("SEBENZA_AIRFLOW_PORT") or str(AIRFLOW_DEFAULT_PORT)
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise ValueError(f"SEBENZA_AIRFLOW_PORT={text!r}: expected a port from 1024 to 65535")
+    return int(text)
+
+
+def network_problem() -> str | None:
+    """What is wrong with `SEBENZA_LAB_NET`; None when it is a network."""
+    parts = NETWORK.split(".")
+    if len(parts) == 3 and all(part.isdecimal() and int(part) <= 255 for part in parts):
+        return None
+    return f"SEBENZA_LAB_NET={NETWORK!r}: expected the first three numbers of a network, for example 127.78.0"
 
 
 def address(host: str) -> str:

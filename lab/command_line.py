@@ -157,6 +157,7 @@ def _down(arguments: argparse.Namespace) -> None:
 
 def _status(_: argparse.Namespace) -> int:
     all_running = True
+    print(f"state: {paths.LAB_DIR}\n")
     for host in present_hosts():
         shown = []
         for state in supervision.states(host):

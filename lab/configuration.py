@@ -366,7 +366,7 @@ def _rclone(host: str, root: Path) -> None:
         render(
             "rclone-serve.sh.j2",
             root=paths.host_root(host),
-            rclone=paths.program("rclone"),
+            rclone=paths.RCLONE,
             address=address(host),
             port=STORAGE_PORT,
             keys=lab_secrets().storage_keys(host),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lab import addresses, estate, paths
 from lab.airflow.client import AirflowClient
-from lab.airflow.follow import QUIET_STATES, failure_report
+from lab.airflow.follow import QUIET_STATES, conclusion
 from lab.airflow.settings import lab_settings
 from lab.airflow.stack import LocalAirflow
 from lab.checker import check
@@ -64,7 +64,7 @@ def main() -> int:
     result = DemoResult(**{**asdict(result), "total_seconds": round(time.monotonic() - began, 1)})
     RESULT.write_text(json.dumps(asdict(result), indent=2) + "\n")
     passed = print_proof(result, report, record)
-    print_next_steps(airflow, record)
+    print_next_steps(airflow)
     return 0 if passed else 1
 
 
@@ -85,13 +85,13 @@ def run_demo(client: AirflowClient) -> tuple[DemoResult, LoadReport, Deployment]
         conf = {"version": version, "bake_seconds": BAKE_SECONDS, "force_reason": "demo"}
         run_id = client.trigger(DAG_ID, conf)
         say(f"demo: {client.run_url(DAG_ID, run_id)}")
-        state = client.await_state(DAG_ID, run_id, timeout_seconds=600, on_change=_show_progress(load))
-        if state != "success":
-            for line in failure_report(client, DAG_ID, run_id):
-                say(line)
+        client.await_state(DAG_ID, run_id, timeout_seconds=600, on_change=_show_progress(load))
+        told = conclusion(client, DAG_ID, run_id)
         while load.progress()["requests"] < MINIMUM_REQUESTS:
             time.sleep(0.2)
         report = load.stop()
+    for line in told:
+        say(line)
     record = Ledger.open(f"sqlite:///{paths.LEDGER_FILE}").deployments.get(DAG_ID, run_id)
     switched_at = float(record.progress.get("switched_at") or 0)
     old = str(record.from_color)
@@ -144,11 +144,10 @@ def print_proof(result: DemoResult, report: LoadReport, record: Deployment) -> b
     return all(checks.values())
 
 
-def print_next_steps(airflow: LocalAirflow, record: Deployment) -> None:
+def print_next_steps(airflow: LocalAirflow) -> None:
     """Say where to look now."""
     url = airflow.settings.url
     say("")
-    say(f"Evidence: {url}/sebenza/evidence/{record.holder.dag_id}/{record.holder.run_id}")
     say(f"Airflow:  {url}  (stays up; `make down` stops everything)")
     for user in airflow.users().values():
         say(f"          {user.username:<10} {user.password:<18} {user.role}")

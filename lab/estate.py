@@ -27,6 +27,7 @@ from lab import (
     secondary_site,
     storage,
     supervision,
+    tools,
 )
 from lab.accounts import write_as
 from lab.addresses import ALERTMANAGER_PORT, ALL_HOST_NAMES, PROMETHEUS_PORT, SECONDARY_HOST_NAMES, endpoint
@@ -84,6 +85,7 @@ def up(report: Report) -> None:
             report(f"ended {killed} processes that an unclean end had left")
         preflight.prepare_machine()
     preflight.check_ports()
+    tools.copy_tools()
     report("writing configuration, keys and certificates")
     configuration.write_all()
     inventory.write_all()

@@ -1,19 +1,43 @@
-"""Where the lab keeps its files."""
+"""Where the lab keeps its files. Needs the standard library only: what is checked before a set-up reads it too."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import Final
 
-import supervisor
-
 from lab.addresses import NETWORK
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
-LAB_DIR: Final = Path(os.environ.get("SEBENZA_LAB_DIR") or CHECKOUT / ".lab").resolve()
+
+
+def closed_directory(place: Path) -> Path | None:
+    """The first directory on the way to a place, itself included, that other accounts can't enter; None if all can."""
+    for directory in (*reversed(place.parents), place):
+        if directory.exists() and not directory.stat().st_mode & stat.S_IXOTH:
+            return directory
+    return None
+
+
+def lab_directory(checkout: Path, chosen: str | None, outside: Path = Path("/var/lib/sebenza-lab")) -> Path:
+    """The lab's directory: the chosen one, else `.lab` of the checkout, else one that the lab's accounts can enter.
+
+    A checkout that they can't enter (below `/root`, or made with a umask of 077) gets one below `outside`, and keeps
+    it when it is opened later: the state must not be lost from sight.
+    """
+    if chosen:
+        return Path(chosen).resolve()
+    name = f"{checkout.name}-{hashlib.sha256(str(checkout).encode()).hexdigest()[:8]}"
+    if closed_directory(checkout) is not None or (outside / name).exists():
+        return outside / name
+    return checkout / ".lab"
+
+
+LAB_DIR: Final = lab_directory(CHECKOUT, os.environ.get("SEBENZA_LAB_DIR"))
 
 LOGIN_HOME: Final = Path("/run/sebenza-lab")
 # Host trees are reached through short links: a Unix socket's path has at most 107 bytes (unix(7)). A lab that was moved
@@ -46,9 +70,13 @@ FAULTS_DIR: Final = LAB_DIR / "faults"
 LAB_TEMPLATES: Final = CHECKOUT / "lab" / "templates"
 HOST_TEMPLATES: Final = CHECKOUT / "include" / "hosts"
 
-PM2: Final = CHECKOUT / "lab" / "node" / "node_modules" / "pm2" / "bin" / "pm2"
-PM2_DAEMON: Final = CHECKOUT / "lab" / "node" / "node_modules" / "pm2" / "lib" / "Daemon.js"
-SUPERVISOR_DIR: Final = Path(supervisor.__path__[0]).parent
+# Copies of what the set-up installs in the checkout and the lab's accounts run: they can enter this directory.
+TOOLS_DIR: Final = LAB_DIR / "tools"
+NODE_MODULES: Final = CHECKOUT / "lab" / "node" / "node_modules"
+PM2: Final = TOOLS_DIR / "node_modules" / "pm2" / "bin" / "pm2"
+PM2_DAEMON: Final = TOOLS_DIR / "node_modules" / "pm2" / "lib" / "Daemon.js"
+SUPERVISOR_DIR: Final = TOOLS_DIR / "python"
+RCLONE: Final = TOOLS_DIR / "bin" / "rclone"
 POSTGRES_BIN: Final = Path("/usr/lib/postgresql/15/bin")
 
 

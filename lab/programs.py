@@ -20,6 +20,8 @@ from lab.hosts import SERVICES
 
 # In the environment of every process of a host: how a process whose parent died is recognized.
 MARKER_VARIABLE: Final = "SEBENZA_LAB_HOST"
+# Processes of these programs overwrite their environment, where the marker is; they are told by where they work.
+RETITLED: Final = frozenset({"postgres", "nginx", "haproxy", "sshd", "redis-server"})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from lab import paths
 from lab.addresses import ALL_HOST_NAMES, address
 from lab.hosts import SERVICE_PORTS, SERVICES, check_host, check_service, listening
-from lab.programs import MARKER_VARIABLE, marker
+from lab.programs import MARKER_VARIABLE, RETITLED, marker
 from lab.waiting import LabError, accepts_connections, until
 
 
@@ -300,10 +300,6 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-# Processes of these programs overwrite their environment, where the marker is; they are told by where they work.
-_RETITLED = {"postgres", "nginx", "haproxy", "sshd", "redis-server"}
-
-
 def leftovers() -> list[psutil.Process]:
     """Processes of this lab's hosts, wherever they hang: found by marker, work directory or address.
 
@@ -326,7 +322,7 @@ def _belongs(process: psutil.Process, markers: set[str], places: set[tuple[str, 
             return False
         if process.environ().get(MARKER_VARIABLE) in markers:
             return True
-        if process.name() not in _RETITLED:
+        if process.name() not in RETITLED:
             return False
         if Path(process.cwd()).is_relative_to(paths.LAB_DIR / "hosts"):
             return True

@@ -44,9 +44,9 @@ from airflow.sdk import Asset, Param, chain, dag
 from sebenza_ops.backup.operators import (
     BackUpOperator,
     DumpDatabaseOperator,
+    EndBackupOperator,
     FinishBackupOperator,
     PlanBackupOperator,
-    ReleaseBackupLeaseOperator,
     VerifyBackupOperator,
 )
 from sebenza_ops.backup.plan import cron
@@ -105,7 +105,7 @@ def make_dag(environment: Environment) -> None:
             outlets=[backed_up],
         )
         # Bound to no setup: a plan that is refused has the lease already.
-        released = ReleaseBackupLeaseOperator(task_id="release_lease", environment=name).as_teardown(
+        released = EndBackupOperator(task_id="release_lease", environment=name, made=finished.output).as_teardown(
             on_failure_fail_dagrun=True
         )
         chain(plan, made, dumped, verified, finished, released)

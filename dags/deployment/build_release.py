@@ -25,7 +25,7 @@ Nothing: builds of different commits run side by side, and two of the same commi
 
 from airflow.sdk import dag
 
-from sebenza_ops.deployment.build_operators import BuildReleaseOperator
+from sebenza_ops.deployment.build_operators import BuildAloneOperator
 from sebenza_ops.deployment.params import version_param
 from sebenza_ops.procedures import procedure_defaults
 
@@ -37,7 +37,7 @@ from sebenza_ops.procedures import procedure_defaults
     **procedure_defaults(None, "deployment", params={"version": version_param()}),
 )
 def build_release() -> None:
-    BuildReleaseOperator(task_id="build_release", version="{{ params.version }}")
+    BuildAloneOperator(task_id="build_release", version="{{ params.version }}")
 
 
 build_release()

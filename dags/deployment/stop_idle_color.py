@@ -24,8 +24,9 @@ after an hour it is skipped. A deployment that went on in the meantime has repla
 is nothing to stop.
 """
 
-from airflow.sdk import Param, dag
+from airflow.sdk import Param, XComArg, dag
 
+from sebenza_ops.conclusion import SENTENCE
 from sebenza_ops.deployment.idle_color_operators import StopIdleColorOperator
 from sebenza_ops.deployment.operators import AcquireLeaseOperator, ReleaseLeaseOperator
 from sebenza_ops.deployment.params import TARGET_PATTERN
@@ -56,9 +57,9 @@ def make_dag(environment: Environment) -> None:
     def stop_idle_color() -> None:
         lease = AcquireLeaseOperator(task_id="acquire_lease", environment=environment.name, housekeeping=True)
         stopped = StopIdleColorOperator(task_id="stop_idle_color", environment=environment.name)
-        released = ReleaseLeaseOperator(task_id="release_lease", environment=environment.name).as_teardown(
-            setups=lease, on_failure_fail_dagrun=True
-        )
+        released = ReleaseLeaseOperator(
+            task_id="release_lease", environment=environment.name, said=XComArg(stopped, key=SENTENCE)
+        ).as_teardown(setups=lease, on_failure_fail_dagrun=True)
         lease >> stopped >> released
 
     stop_idle_color()

@@ -61,6 +61,8 @@ QUIET_STATES = (None, "scheduled", "queued", "removed", "restarting")
 # CI systems end a job that is silent for long.
 SILENCE_SECONDS = 60.0
 LOG_LINES = 8
+# A failed task's error is in the ledger a moment after Airflow has the run's end.
+TOLD_SECONDS = 10.0
 UNPRINTABLE = re.compile(r"[^ -~\u00a0-\uffff]")
 
 
@@ -130,13 +132,17 @@ class Airflow:
         self._console.hide(self.token)
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Send a request below /api/v2, with a new token when the old one has expired: HTTP status and decoded JSON."""
+        """Send a request below /api/v2, or to the console, with a new token when the old one has expired.
+
+        Returns the HTTP status and the decoded JSON.
+        """
+        full = path if path.startswith("/sebenza/") else f"/api/v2{path}"
         if self.token is None:
             self.log_in()
-        status, answer = self._send(method, f"/api/v2{path}", body)
+        status, answer = self._send(method, full, body)
         if status == requests.codes.unauthorized:
             self.log_in()
-            status, answer = self._send(method, f"/api/v2{path}", body)
+            status, answer = self._send(method, full, body)
         return status, answer
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -335,24 +341,47 @@ class Run:
 
     def conclude(self, state: str) -> int:
         """Show the outcome and where the evidence is; returns the exit code."""
+        told = self._outcome()
         _, answer = self._airflow.ask("GET", f"{self._path}/hitlDetails")
         questions = answer.get("hitl_details", []) if isinstance(answer, dict) else []
         code = outcome(state, questions)
         for task in self._tasks():
-            if task["state"] == "failed":
+            if task["state"] == "failed" and not told.get("why"):
                 self._console.say(f"  {label(task)} has failed:")
                 self._console.say("\n".join(f"    | {line}" for line in self._reason(task)) or "    (no log)")
-        status, answer = self._airflow.ask("GET", f"{self._path}/taskInstances/finish/xcomEntries/return_value")
-        if status == 200 and isinstance(answer.get("value"), str):
-            self._console.say(f"  {answer['value']}")
+        if told:
+            self._console.say(f"  {told['title']}: {told['sentence']}")
+            for word, lines in (("plan", told["plan"]), ("why", told["why"]), ("to do", told["to_do"])):
+                for line in lines:
+                    self._console.say(f"  {word}: {line}")
+            if told["state_now"]:
+                self._console.say(f"  now: {told['state_now']}")
         for question in questions:
             if question.get("chosen_options"):
                 by = (question.get("responded_by_user") or {}).get("name", "somebody")
                 self._console.say(f"  {by} has answered {question['chosen_options'][0]!r}: {question['subject']}")
         words = {SUCCESS: "has succeeded", FAILURE: "HAS FAILED", REJECTED: "was REJECTED, nothing was deployed"}
         self._console.say(f"{self.dag_id} {words[code]}")
-        self._console.say(f"  evidence: {self.url}/plugin/evidence")
+        path = told.get("evidence")
+        self._console.say(f"  evidence: {f'{self._airflow.url}{path}' if path else f'{self.url}/plugin/evidence'}")
         return code
+
+    def _outcome(self) -> dict[str, Any]:
+        """What the run says of itself; empty when it can't be asked."""
+        run = f"{quote(self.dag_id, safe='')}/{quote(self.run_id, safe='')}"
+        give_up_at = time.monotonic() + TOLD_SECONDS
+        while True:
+            try:
+                status, answer = self._airflow.ask("GET", f"/sebenza/outcome/{run}")
+            except Stop as stop:
+                # The run has ended: its state says how, whatever becomes of the words.
+                self._console.say(f"  its words can't be read: {stop}")
+                return {}
+            if status != 200 or not isinstance(answer, dict):
+                return {}
+            if answer["is_told"] or time.monotonic() > give_up_at:
+                return dict(answer)
+            time.sleep(0.5)
 
     def _tasks(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start it and wait until every procedure is there")
     up.set_defaults(command=_up)
     down = commands.add_parser("down", help="stop it")
-    down.add_argument("--forget", action="store_true", help=f"and delete {paths.LAB_DIR.name}/airflow with its history")
+    down.add_argument("--forget", action="store_true", help=f"and delete {paths.LAB_DIR}/airflow with its history")
     down.set_defaults(command=_down)
     status = commands.add_parser("status", help="components, procedures, users and passwords")
     status.set_defaults(command=_status)

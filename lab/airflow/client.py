@@ -126,7 +126,7 @@ class AirflowClient:
 
         Args:
             method: HTTP method.
-            path: below ``/api/v2``, or absolute when it starts with ``/api`` or ``/auth``.
+            path: below ``/api/v2``, or absolute when it starts with ``/api``, ``/auth`` or ``/sebenza``.
             repeatable: whether trying again is harmless; default: all but POST.
             options: ``json`` and ``params`` of httpx.
 
@@ -134,7 +134,7 @@ class AirflowClient:
             AirflowRefusedError: answered with 4xx.
             AirflowApiError: no useful answer within the patience.
         """
-        full = path if path.startswith(("/api", "/auth")) else f"/api/v2{path}"
+        full = path if path.startswith(("/api", "/auth", "/sebenza")) else f"/api/v2{path}"
         can_repeat = method != "POST" if repeatable is None else repeatable
         for attempt in (1, 2):
             headers = {"Authorization": f"Bearer {self.token()}", "Accept": "application/json"}
@@ -222,6 +222,11 @@ class AirflowClient:
     def dag_run(self, dag_id: str, run_id: str) -> Json:
         """The run as the API shows it: ``state``, ``start_date``, ``conf`` …"""
         answer: Json = self.request("GET", _run(dag_id, run_id))
+        return answer
+
+    def run_outcome(self, dag_id: str, run_id: str) -> Json:
+        """How a run has ended, in words (``sebenza_ops.console.outcome.RunOutcome``)."""
+        answer: Json = self.request("GET", f"/sebenza/outcome/{_q(dag_id)}/{_q(run_id)}")
         return answer
 
     def dag_runs(self, dag_id: str, *, limit: int = 20) -> list[Json]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from lab.airflow.client import AirflowApiError, AirflowClient, AirflowRefusedError, AwaitTimeoutError, TaskInstance
+from lab.airflow.client import (
+    POLL_SECONDS,
+    AirflowApiError,
+    AirflowClient,
+    AirflowRefusedError,
+    AwaitTimeoutError,
+    TaskInstance,
+)
 from sebenza_ops.conf_keys import unknown_conf_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ERROR_LINES = 12
+# A failed task's error is in the ledger a moment after Airflow has the run's end.
+TOLD_SECONDS = 10.0
 # Longer than any procedure takes, approvals included; the run itself goes on when following stops.
 FOLLOW_SECONDS = 8 * 3600
 # States that only say that Airflow is on its way tell the person who follows nothing.
@@ -70,13 +80,36 @@ def run_and_follow(
         say(f"{error}; it goes on: {url}")
         return Outcome.FAILURE
     seconds = (datetime.now(UTC) - began).total_seconds()
-    say(f"{dag_id}: {state} after {seconds:.1f} s")
-    if state == "success":
-        return Outcome.SUCCESS
-    for line in failure_report(client, dag_id, run_id):
+    say(f"{dag_id}: ended after {seconds:.1f} s")
+    for line in conclusion(client, dag_id, run_id):
         say(line)
-    say(f"  all of it: {url}")
-    return Outcome.FAILURE
+    return Outcome.SUCCESS if state == "success" else Outcome.FAILURE
+
+
+def conclusion(client: AirflowClient, dag_id: str, run_id: str, *, patience_seconds: float = TOLD_SECONDS) -> list[str]:
+    """What a run that has ended says: its outcome in a sentence, how things are now, why, the plan, what is to be done.
+
+    Args:
+        client: who asks.
+        dag_id: the procedure.
+        run_id: the run.
+        patience_seconds: how long to wait for the words of a task that has failed a moment ago.
+    """
+    give_up_at = time.monotonic() + patience_seconds
+    while not (told := client.run_outcome(dag_id, run_id))["is_told"] and time.monotonic() < give_up_at:
+        time.sleep(POLL_SECONDS)
+    lines = ["", f"{told['title']}: {told['sentence']}"]
+    if told["state_now"]:
+        lines.append(f"Now: {told['state_now']}")
+    if told["plan"]:
+        lines += ["Plan:", *(f"  {line}" for line in told["plan"])]
+    if told["why"]:
+        lines += ["Why:", *(f"  {line}" for error in told["why"] for line in error.splitlines())]
+    elif not told["is_told"] and told["state"] == "failed":
+        lines += failure_report(client, dag_id, run_id)
+    if told["to_do"]:
+        lines += ["To do:", *(f"  {line}" for line in told["to_do"])]
+    return [*lines, f"Evidence: {client.url}{told['evidence']}"]
 
 
 def _reason_to_refuse(client: AirflowClient, dag_id: str, conf: Mapping[str, Any]) -> str | None:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import paths
+from lab.addresses import AIRFLOW_ADDRESS, AIRFLOW_DEFAULT_PORT, airflow_port
 from lab.airflow.celery import CelerySettings
 from sebenza_ops.environments.queues import DEFAULT_QUEUE
 
-DEFAULT_PORT = 8080
-ADDRESS = "127.0.0.1"
+DEFAULT_PORT = AIRFLOW_DEFAULT_PORT
+ADDRESS = AIRFLOW_ADDRESS
 
 # A deployment holds one slot while it bakes and two while it deploys to hosts in
 # parallel; this leaves room for both one-host environments and the scheduled procedures.
@@ -238,18 +239,19 @@ def lab_settings() -> AirflowSettings:
     """Settings of the lab's own Airflow.
 
     Environment: ``SEBENZA_AIRFLOW_PORT`` moves the port (default 8080), ``SEBENZA_LAB_DIR`` the state directory
-    (default ``.lab``), ``SEBENZA_EXTRA_DAGS`` adds a folder of DAGs (for trying things out).
+    (default: see ``lab.paths``), ``SEBENZA_EXTRA_DAGS`` adds a folder of DAGs (for trying things out).
 
     Raises:
         AirflowSettingsError: the port is no port.
     """
-    text = os.environ.get("SEBENZA_AIRFLOW_PORT", str(DEFAULT_PORT))
-    if not text.isdigit() or not 1024 <= int(text) <= 65535:
-        raise AirflowSettingsError(f"SEBENZA_AIRFLOW_PORT={text!r}: expected a port from 1024 to 65535")
+    try:
+        port = airflow_port()
+    except ValueError as error:
+        raise AirflowSettingsError(str(error)) from error
     extra = os.environ.get("SEBENZA_EXTRA_DAGS")
     return AirflowSettings(
         home=paths.LAB_DIR / "airflow",
-        port=int(text),
+        port=port,
         dags_folders=(paths.CHECKOUT / "dags", *((Path(extra).resolve(),) if extra else ())),
     )
 

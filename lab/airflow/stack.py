@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from lab.airflow.components import components
 from lab.airflow.settings import ADDRESS, AirflowSettings, write_private
 from lab.airflow.supervision import ComponentError, Supervision
 from lab.airflow.users import load_or_create_users
+from lab.machine import listener, port_problem
+from lab.start_check import airflow_port_problem
 from sebenza_ops.installation.metadata import User
 from sebenza_ops.installation.roles import ROLES, pipeline_permissions
 
@@ -111,15 +112,10 @@ class LocalAirflow:
             raise AirflowUnavailableError(str(error)) from error
 
     def _check_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((ADDRESS, self.settings.port))
-            except OSError as error:
-                raise AirflowUnavailableError(
-                    f"port {self.settings.port} on {ADDRESS} is taken ({error.strerror}): stop what uses it, "
-                    f"or choose another with SEBENZA_AIRFLOW_PORT"
-                ) from error
+        port = self.settings.port
+        wrong = port_problem(ADDRESS, port)
+        if wrong is not None:
+            raise AirflowUnavailableError(airflow_port_problem(port, wrong, listener(ADDRESS, port)))
 
     def _prepare_metadata(self) -> None:
         """Schema, roles and users; skipped when they are what this code and these versions make."""

@@ -78,6 +78,8 @@ def test_a_run_is_followed_to_success(operator: AirflowClient) -> None:
     assert operator.xcom(SAMPLE, run["dag_run_id"], "deploy") == "v2"
     assert operator.run_url(SAMPLE, run["dag_run_id"]) in "\n".join(lines)
     assert any("verify" in line and "success" in line for line in lines)
+    assert "Succeeded: v2 answers" in lines
+    assert lines[-1].startswith(f"Evidence: {operator.url}/sebenza/evidence/{SAMPLE}/")
     assert any("v2 answers" in str(line["event"]) for line in operator.logs(SAMPLE, run["dag_run_id"], "verify"))
 
 
@@ -248,7 +250,8 @@ def test_a_taken_port_is_said_in_one_line(local: LocalAirflow) -> None:
     with pytest.raises(AirflowUnavailableError) as refused:
         LocalAirflow(settings).up()
 
-    assert str(refused.value).startswith(f"port {local.settings.port} on {ADDRESS} is taken")
+    needed = f"{ADDRESS}:{local.settings.port}, which the lab's Airflow needs, is taken"
+    assert str(refused.value).startswith(f"{needed} (Address already in use) by ")
     assert "\n" not in str(refused.value)
 
 

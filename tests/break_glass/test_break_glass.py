@@ -107,6 +107,8 @@ def test_a_decision_is_asked_at_the_terminal_and_recorded(variables: dict[str, s
 
     assert session.exit_code() == 0, session.text
     assert "break-glass: success" in session.text
+    assert "  Plan for staging:" in session.text
+    assert "    app1: nothing" in session.text
     assert actions(ledger) == ["break_glass.started", "decision.approved", "break_glass.ended"]
     approved = ledger.audit.entries(action="decision.approved")[0]
     person = person_at_terminal()

@@ -6,6 +6,7 @@ shows for each rule a DAG that breaks it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.environments.queues import DEFAULT_QUEUE
 from sebenza_ops.notify.callbacks import on_procedure_failure, on_procedure_success
 from sebenza_ops.procedures import EXECUTION_TIMEOUT, OWNERS, check_first_task
@@ -142,6 +144,29 @@ def conf_check(dag: Any) -> Iterator[str]:
             yield f"task {task.task_id} runs first and does not check the conf"
 
 
+def conclusion(dag: Any) -> Iterator[str]:
+    """A run ends in one task, which says what happened; one that may only plan shows its plan.
+
+    That the task returns what it declares is mypy's to check.
+    """
+    last = [task for task in dag.tasks if not task.downstream_task_ids]
+    if len(last) != 1:
+        yield f"it ends in {sorted(task.task_id for task in last)}, and one task must say how it ended"
+    for task in last:
+        if _returns(task) != "str":
+            yield f"task {task.task_id} ends it and is not declared to return the run's sentence (-> str)"
+    if "plan_only" in dag.params and not any(_is_kind_of(task, PlanOperator) for task in dag.tasks):
+        yield "it has the parameter plan_only, and no task that ends with the plan (PlanOperator)"
+
+
+def _returns(task: Any) -> str:
+    """What a task's code is declared to return, as it is written."""
+    operator: Any = _operator_class(task)
+    code = getattr(task, "python_callable", None) or operator.execute
+    declared = inspect.unwrap(code).__annotations__.get("return", "nothing")
+    return declared if isinstance(declared, str) else declared.__name__
+
+
 def parameters(dag: Any) -> Iterator[str]:
     """Every parameter has a type and a description, and nothing that may stay empty keeps a form from being sent.
 
@@ -191,6 +216,7 @@ RULES: tuple[Rule, ...] = (
     retries,
     callbacks,
     conf_check,
+    conclusion,
     parameters,
     serialization,
 )

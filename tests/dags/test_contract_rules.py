@@ -11,11 +11,11 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, BaseOperator, Context, Param
 
 from lab import paths
 from sebenza_ops.environments.inventory import load_inventory
-from sebenza_ops.procedures import procedure_defaults, procedure_id
+from sebenza_ops.procedures import plan_only_param, procedure_defaults, procedure_id
 from tests.dags import contract
 
 _PAGE = """
@@ -31,11 +31,21 @@ All can.
 """
 
 
-class _SafeOperator(EmptyOperator):
+class _SilentOperator(BaseOperator):
+    def execute(self, context: Context) -> None:
+        """Nothing is said."""
+
+
+class _SayingOperator(BaseOperator):
+    def execute(self, context: Context) -> str:
+        return "staging: nothing to do"
+
+
+class _SafeOperator(_SayingOperator):
     safe_to_retry = True
 
 
-class _ParkedOperator(EmptyOperator):
+class _ParkedOperator(_SayingOperator):
     deferrable = True
 
 
@@ -56,7 +66,16 @@ def _good_parameter() -> Param:
 
 
 def _one_task() -> None:
-    EmptyOperator(task_id="only")
+    _SayingOperator(task_id="only")
+
+
+def _silent() -> None:
+    _SilentOperator(task_id="silent")
+
+
+def _two_ends() -> None:
+    _SayingOperator(task_id="one")
+    _SayingOperator(task_id="two")
 
 
 def test_a_good_dag_breaks_no_rule() -> None:
@@ -109,6 +128,9 @@ def _unsendable_question() -> None:
         (contract.callbacks, None, {"on_failure_callback": None}, "on_failure_callback is not"),
         (contract.callbacks, None, {"on_success_callback": None}, "on_success_callback is not"),
         (contract.conf_check, None, {"default_args": {"pre_execute": None}}, "does not check the conf"),
+        (contract.conclusion, _silent, {}, "task silent ends it and is not declared to return"),
+        (contract.conclusion, _two_ends, {}, "it ends in ['one', 'two']"),
+        (contract.conclusion, None, {"params": {"plan_only": plan_only_param()}}, "no task that ends with the plan"),
         (contract.parameters, None, {"params": {"version": Param("x", description="d")}}, "has no type"),
         (contract.parameters, None, {"params": {"version": Param("x", type="string")}}, "has no description"),
         (contract.parameters, None, {"params": {"to": Param("", type="string")}}, "form can't be sent"),

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from sebenza_ops.change_operators import HOUSEKEEPING_RETRIES
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import SENTENCE
 from sebenza_ops.deployment import steps
 from sebenza_ops.deployment.operators import AcquireLeaseOperator
 from sebenza_ops.ledger import Holder, Ledger
@@ -41,14 +42,23 @@ def outcome(
     monkeypatch.setattr(ChangeRun, "from_context", lambda *_, **__: run)
     operator = AcquireLeaseOperator(task_id="acquire_lease", environment="staging", housekeeping=housekeeping)
     monkeypatch.setattr(AcquireLeaseOperator, "purpose", lambda *_: "stop_idle_color")
+    said: dict[str, str] = {}
     context: Any = {
         "dag_run": SimpleNamespace(conf={}),
         "dag": SimpleNamespace(params={}),
         "params": {},
-        "ti": SimpleNamespace(try_number=try_number, max_tries=operator.retries),
+        "ti": SimpleNamespace(
+            try_number=try_number,
+            max_tries=operator.retries,
+            xcom_push=lambda key, value: said.update({key: value}),
+        ),
     }
     with pytest.raises(AirflowException) as raised:
         operator.execute(context)
+    # Nothing of a skipped run is left but what it has said.
+    assert said == (
+        {SENTENCE: "nothing was changed: held by another run"} if raised.type is AirflowSkipException else {}
+    )
     return raised.type
 
 

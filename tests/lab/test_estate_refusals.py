@@ -78,7 +78,7 @@ def test_a_directory_that_services_can_not_enter(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     told = _one_line(_python("-m", "lab", "up", lab_dir=closed / "lab"))
     assert "can't enter" in told
-    assert "chmod o+x" in told
+    assert f"{closed}, which SEBENZA_LAB_DIR leads through" in told
 
 
 def test_a_taken_port(open_dir: Path) -> None:

@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import say_to_do
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -210,8 +211,8 @@ class FinishBackupOperator(LabelledOperator):
 class ReleaseBackupLeaseOperator(BackupOperator):
     """Teardown: gives the lease of backups back; fails when a task of the run has failed."""
 
-    def execute(self, context: Context) -> None:
-        """Release the lease, if this run holds it: one that was refused must not take it."""
+    def execute(self, context: Context) -> str:
+        """Release the lease, if this run holds it: one that was refused must not take it. Returns the summary."""
         run = self.find_run(context)
         current = run.ledger.leases.current(run.lease_name)
         if current is not None and current.holder.is_run(run.holder):
@@ -222,6 +223,34 @@ class ReleaseBackupLeaseOperator(BackupOperator):
         failed = failed or [name for name, state in found.items() if state == "upstream_failed"]
         if failed:
             raise AirflowFailException(f"{failed[0]} failed; its log says why. Earlier backups are untouched")
+        return self.summary(context)
+
+    def summary(self, context: Context) -> str:
+        """What a run without a failure has done, in words."""
+        return f"backups of {self.environment}: done"
+
+
+class EndBackupOperator(ReleaseBackupLeaseOperator):
+    """Teardown of a backup: says what was made, and what is amiss all the same.
+
+    Args:
+        made: What FinishBackupOperator returns; None when it did not come to it.
+    """
+
+    template_fields: Sequence[str] = ("made",)
+
+    def __init__(self, *, made: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.made = made
+
+    def summary(self, context: Context) -> str:
+        """The set, and the recovery point that it leaves."""
+        made = dict(self.made)
+        say_to_do(context, made["warnings"])
+        seconds = made["rpo_seconds"]
+        lost = "how much would be lost now can't be told" if seconds is None else f"lost now would be {seconds:.0f} s"
+        amiss = f"; {len(made['warnings'])} warnings" if made["warnings"] else ""
+        return f"{self.environment}: {made['label']} ({made['type']}) is backed up, dumped and verified; {lost}{amiss}"
 
 
 class WatchRecoveryPointOperator(BackupOperator):
@@ -230,16 +259,11 @@ class WatchRecoveryPointOperator(BackupOperator):
     Holds no lease: it only reads. A host that does not answer is no failure of it, as then the answer grows.
     """
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Returns the seconds that would be lost, None when that can't be told, and why."""
+    def execute(self, context: Context) -> str:
+        """Returns how much would be lost now, and why, in words."""
         from sebenza_ops.backup import watch
 
         run = self.find_run(context)
         point = watch.look(run)
         watch.tell(run, point)
-        return {
-            "seconds": point.seconds(point.checked_at),
-            "objective_seconds": point.objective_seconds,
-            "is_missed": point.missed_since is not None,
-            "reason": point.reason,
-        }
+        return f"{self.environment}: {watch.words_of(point)}"

@@ -117,15 +117,16 @@ class ConcludeRestoreTestOperator(RestoreTestOperator):
 class FinishRestoreTestOperator(ReleaseBackupLeaseOperator):
     """Teardown: records the outcome, stores the evidence, gives the lease back; fails when a task has failed."""
 
-    def execute(self, context: Context) -> None:
-        """Only the last part can fail the run."""
+    def execute(self, context: Context) -> str:
+        """Only the last part can fail the run. Returns the summary."""
         from sebenza_ops.backup.restore_steps import finish_restore_test
 
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = tasks_that_failed(states.get(context["run_id"], {}), self.task_id)
         started_at = context["dag_run"].start_date or context["ti"].start_date
-        finish_restore_test(self.find_run(context), failed, started_at)
+        summary = finish_restore_test(self.find_run(context), failed, started_at)
         super().execute(context)
+        return summary
 
 
 class RestoreSetOperator(RestoreTestOperator):

@@ -160,8 +160,11 @@ def restore_set(run: ChangeRun, plan: RestorePlan) -> dict[str, Any]:
     }
 
 
-def finish_restore_test(run: ChangeRun, failed: list[str], started_at: datetime) -> None:
-    """Record how the run ended, and store its evidence: what was restored, what is projected, and from what."""
+def finish_restore_test(run: ChangeRun, failed: list[str], started_at: datetime) -> str:
+    """Record how the run ended, and store its evidence: what was restored, what is projected, and from what.
+
+    Returns the summary.
+    """
     name = run.environment.name
     summary = f"backups of {name}: the set was restored and proven"
     if failed:
@@ -176,6 +179,7 @@ def finish_restore_test(run: ChangeRun, failed: list[str], started_at: datetime)
     )
     run.record([outcome])
     store_evidence(run, started_at, is_failed=bool(failed))
+    return summary
 
 
 def measurements(plan: RestorePlan, report: RestoreReport) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def run(request: Request, channel: Channel) -> bool:
     from airflow.utils.types import DagRunType
     from sqlalchemy import event
 
+    from sebenza_ops.conclusion import PLAN
     from sebenza_ops.decisions import at_terminal
     from sebenza_ops.ledger import Holder, ledger_or_journal
     from sebenza_ops.terminal import Terminal
@@ -147,12 +148,14 @@ def run(request: Request, channel: Channel) -> bool:
     began = time.monotonic()
     with at_terminal(Terminal(request.person)):
         dag_run = dag.test(run_after=now, logical_date=now, run_conf=dict(request.conf))
-    states = {instance.task_id: str(instance.state) for instance in dag_run.get_task_instances()}
+    instances = dag_run.get_task_instances()
+    states = {instance.task_id: str(instance.state) for instance in instances}
     failed = sorted(name for name, state in states.items() if state in FAILED)
     state = "success" if str(dag_run.state) == "success" and not failed else "failed"
     _end(request, holder, failed, state, channel)
     lines = [f"{name}: {text}" for name, text in progress.errors.items() if name in failed]
     lines += [f"{name}: skipped" for name, was in states.items() if was == "skipped"]
+    lines += [line for each in instances for line in each.xcom_pull(task_ids=each.task_id, key=PLAN) or []]
     summary = _summary(environment, holder)
     channel.tell(Event("ended", state=state, seconds=time.monotonic() - began, text=summary, lines=lines))
     return state == "success"

@@ -13,10 +13,13 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends
 
-__all__ = ["CanReadRun", "ReadableDagIds", "readable_dag_ids"]
+__all__ = ["CanReadResults", "CanReadRun", "ReadableDagIds", "readable_dag_ids"]
 
 CanReadRun = Depends(requires_access_dag("GET", DagAccessEntity.RUN))
 """Refuses with 401 who is not logged in, and with 403 who may not read the runs of the DAG in the path."""
+
+CanReadResults = Depends(requires_access_dag("GET", DagAccessEntity.XCOM))
+"""Refuses who may not read what the tasks of the DAG in the path return."""
 
 
 def readable_dag_ids(user: GetUserDep) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -15,10 +15,11 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from markupsafe import Markup
 
-from sebenza_ops.console.access import CanReadRun, ReadableDagIds
+from sebenza_ops.console.access import CanReadResults, CanReadRun, ReadableDagIds
+from sebenza_ops.console.outcome import RESULT_KEYS, conclude
 from sebenza_ops.console.overview import build_overview, shown_deployments, visible_environments
 from sebenza_ops.console.reports import ReportReader, open_storage, report_page
-from sebenza_ops.console.runs import AirflowRun, find_run, find_runs
+from sebenza_ops.console.runs import AirflowRun, TaskResult, find_results, find_run, find_runs
 from sebenza_ops.environments.inventory import Inventory, load_inventory
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.facts import utc_now
@@ -53,6 +54,7 @@ class Sources:
     storage: Callable[[Environment], ReportReader] = open_storage
     find_run: Callable[[str, str], AirflowRun | None] = find_run
     find_runs: Callable[[Any], dict[tuple[str, str], AirflowRun]] = field(default=find_runs)
+    find_results: Callable[[str, str, Any], list[TaskResult]] = field(default=find_results)
 
 
 def create_app(sources: Sources | None = None) -> FastAPI:
@@ -69,6 +71,11 @@ def create_app(sources: Sources | None = None) -> FastAPI:
     def evidence(dag_id: str, run_id: str) -> HTMLResponse:
         """Show the evidence of a run."""
         return _evidence(read_from, dag_id, run_id)
+
+    @app.get("/outcome/{dag_id}/{run_id}", dependencies=[CanReadRun, CanReadResults])
+    def outcome(dag_id: str, run_id: str) -> JSONResponse:
+        """Tell how a run has ended, for the programs that follow it."""
+        return _outcome(read_from, dag_id, run_id)
 
     @app.get("/assets/{name}")
     def asset(name: str) -> Response:
@@ -104,6 +111,14 @@ def _evidence(sources: Sources, dag_id: str, run_id: str) -> HTMLResponse:
             "has no such run.",
         )
     return HTMLResponse(_furnished(page.html, dag_id, run_id), headers=SECURITY_HEADERS)
+
+
+def _outcome(sources: Sources, dag_id: str, run_id: str) -> JSONResponse:
+    run = sources.find_run(dag_id, run_id)
+    if run is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"Airflow has no run {run_id} of {dag_id}.")
+    answer = conclude(run, sources.find_results(dag_id, run_id, RESULT_KEYS), sources.ledger)
+    return JSONResponse(asdict(answer), headers={"Cache-Control": "no-store"})
 
 
 def _furnished(html: str, dag_id: str, run_id: str) -> str:

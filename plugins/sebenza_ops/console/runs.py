@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sebenza_ops.evidence.summary import RunHeader, environment_name, procedure_name
 
@@ -19,6 +20,8 @@ class AirflowRun:
     started_at: datetime | None
     finished_at: datetime | None
     requested_by: str | None
+    clear_number: int = 0
+    conf: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -44,6 +47,8 @@ def find_runs(runs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Airflo
                 started_at=row.start_date,
                 finished_at=row.end_date,
                 requested_by=row.triggering_user_name,
+                clear_number=row.clear_number or 0,
+                conf=row.conf or {},
             )
             for row in session.scalars(query)
         }
@@ -52,6 +57,31 @@ def find_runs(runs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Airflo
 def find_run(dag_id: str, run_id: str) -> AirflowRun | None:
     """Airflow's record of a run, None when it has none (deleted, or never was)."""
     return find_runs({(dag_id, run_id)}).get((dag_id, run_id))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task of a run has left under a key."""
+
+    task_id: str
+    key: str
+    value: Any
+
+
+def find_results(dag_id: str, run_id: str, keys: Collection[str]) -> list[TaskResult]:
+    """What the tasks of a run have left under any of the keys, in the order in which they did."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    query = (
+        select(XComModel)
+        .where(XComModel.dag_id == dag_id, XComModel.run_id == run_id, XComModel.key.in_(list(keys)))
+        .order_by(XComModel.timestamp)
+    )
+    with create_session() as session:
+        rows = [(row.task_id, row.key, XComModel.deserialize_value(row)) for row in session.scalars(query)]
+    return [TaskResult(*row) for row in rows]
 
 
 def header_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from sebenza_ops.procedures import refuse_unknown_conf
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from sebenza_ops.deployment.release import Release
 
-class BuildReleaseOperator(BaseOperator):
+
+class _BuildOperator(BaseOperator):
     """Makes sure that a git ref's release exists: builds it once on the build host, or finds what was built before.
 
     Deferred while the build runs. The build goes on when this task is killed, and is found again.
@@ -37,17 +40,13 @@ class BuildReleaseOperator(BaseOperator):
         self.version = version
         self.environment = environment
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Returns the release's manifest. Fails without a retry for an unknown ref and for a build that failed."""
-        return self._ensure(context)
+    def _ensure(self, context: Context, event: Mapping[str, Any] | None = None) -> Release:
+        """The release, after the build's end when it was waited for.
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the build has ended."""
-        if event["missing"]:
+        Fails without a retry for an unknown ref and for a build that failed.
+        """
+        if event is not None and event["missing"]:
             raise AirflowFailException(f"the build did not end in time: {'; '.join(event['missing'])}")
-        return self._ensure(context)
-
-    def _ensure(self, context: Context) -> dict[str, Any]:
         from sebenza_ops.changes import holder_of
         from sebenza_ops.deployment.builds import BuildFailedError, BuildRunning, ReleaseBuilder
         from sebenza_ops.ledger import Ledger
@@ -63,7 +62,7 @@ class BuildReleaseOperator(BaseOperator):
         except BuildRunning as running:
             self._wait(context, running)
             raise AssertionError("deferring does not return") from running
-        return release.model_dump(mode="json")
+        return release
 
     def _wait(self, context: Context, running: Any) -> None:
         if self.environment is not None:
@@ -75,3 +74,32 @@ class BuildReleaseOperator(BaseOperator):
             method_name="execute_complete",
             timeout=timedelta(seconds=running.timeout_seconds + 60),
         )
+
+
+class BuildReleaseOperator(_BuildOperator):
+    """The build as a step of a deployment."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns the release's manifest."""
+        return self._ensure(context).model_dump(mode="json")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the build has ended."""
+        return self._ensure(context, event).model_dump(mode="json")
+
+
+class BuildAloneOperator(_BuildOperator):
+    """The build as a procedure of its own."""
+
+    def execute(self, context: Context) -> str:
+        """Returns which release there is, in words."""
+        return self._conclude(context, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
+        """Go on after the build has ended."""
+        return self._conclude(context, event)
+
+    def _conclude(self, context: Context, event: dict[str, Any] | None) -> str:
+        release = self._ensure(context, event)
+        context["ti"].xcom_push(key="release", value=release.model_dump(mode="json"))
+        return f"{release.release_id} is in release storage (commit {release.sha}, SHA-256 {release.sha256})"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.deployment.operators import DeploymentOperator, failed_tasks
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -51,14 +51,12 @@ class ContractOperator(DeploymentOperator):
         return super().begin(context)
 
 
-class PlanContractOperator(ContractOperator, SkipMixin):
+class PlanContractOperator(ContractOperator, PlanOperator):
     """Takes the lease, and finds out which contract migrations are due and who needs what they take away.
 
     With the parameter `plan_only`, or when nothing is due, all later steps are skipped. Where people decide, the lease
     becomes a reservation for the time of the question.
     """
-
-    inherits_from_skipmixin = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan, and as `text` what the question shows."""
@@ -78,17 +76,14 @@ class PlanContractOperator(ContractOperator, SkipMixin):
                 plan = plan_contract(run)
         except NothingToContractError as error:
             run.note(str(error), "success")
-            self._skip_the_rest(context)
+            self.skip_changes(context)
             return {}
         except (ChangeRefusedError, ContractRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = {**plan.model_dump(mode="json"), "text": plan.text()}
         if plan_only:
-            run.note("plan only: nothing is changed")
-            # A skip ends the task at once: what it returns would be lost.
-            context["ti"].xcom_push(key="return_value", value=data)
-            self._skip_the_rest(context)
+            self.end_with_plan(context, run, data, plan.text())
         elif run.environment.policies.approvals is not None:
             self._reserve(run, context)
         return data
@@ -103,10 +98,6 @@ class PlanContractOperator(ContractOperator, SkipMixin):
             run.ledger.leases.reserve(self.environment, run.holder, self.purpose(context), wait_seconds)
         except (LeaseHeld, ReservationHeld) as error:
             raise AirflowFailException(str(error)) from error
-
-    def _skip_the_rest(self, context: Context) -> None:
-        later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
-        self.skip(ti=context["ti"], tasks=later)
 
 
 class BackupBeforeContractOperator(ContractOperator, BackupBeforeChangeOperator):

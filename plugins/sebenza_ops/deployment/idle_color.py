@@ -13,8 +13,11 @@ class NotIdleError(Exception):
     """A color that was to be stopped is not the idle one that was meant."""
 
 
-def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> None:
-    """Stop a color that no load balancer sends to. Raises NotIdleError with the reason when it is not the one meant."""
+def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> str:
+    """Stop a color that no load balancer sends to. Returns what was done on which host.
+
+    Raises NotIdleError with the reason when it is not the one meant.
+    """
     environment, color = run.environment, Color(color_name)
     process_name = environment.application.process_name(color)
     with TrafficControl(environment) as control:
@@ -38,3 +41,4 @@ def stop_idle_color(run: ChangeRun, color_name: str, release_id: str) -> None:
     raise_first_error(answers)
     for name, done in answers.items():
         run.note(f"{color}: {done}", host=name)
+    return f"{environment.name}: {color} is stopped ({', '.join(f'{name}: {done}' for name, done in answers.items())})"

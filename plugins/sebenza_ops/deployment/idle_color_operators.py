@@ -9,6 +9,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk.exceptions import AirflowSkipException
 
 from sebenza_ops.change_operators import RETRIES
+from sebenza_ops.conclusion import say
 from sebenza_ops.deployment.operators import DeploymentOperator
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class StopIdleColorOperator(DeploymentOperator):
     """
 
     def execute(self, context: Context) -> None:
-        """Raises a skip with the reason when the color is live or runs another release now."""
+        """Says what was stopped; raises a skip with the reason when the color is live or runs another release now."""
         from sebenza_ops.deployment.idle_color import NotIdleError, stop_idle_color
 
         run = self.begin(context)
         parameters = context["params"]
         try:
-            stop_idle_color(run, str(parameters["color"]), str(parameters.get("release_id") or ""))
+            say(context, stop_idle_color(run, str(parameters["color"]), str(parameters.get("release_id") or "")))
         except NotIdleError as error:
+            say(context, str(error))
             raise AirflowSkipException(str(error)) from error

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from sebenza_ops.conclusion import say
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -48,7 +50,7 @@ class FreezeOperator(LeaseOperator):
     """Refuses changes of the environment until a given time. Parameters of the run: `until`, `reason`."""
 
     def execute(self, context: Context) -> str:
-        """Returns the end of the freeze."""
+        """Returns what is frozen until when, and who still changes it."""
         from sebenza_ops.changes import holder_of
         from sebenza_ops.ledger import Ledger
 
@@ -59,25 +61,30 @@ class FreezeOperator(LeaseOperator):
             raise AirflowFailException(f"refused, nothing was changed: {error}") from error
         freeze = ledger.leases.freeze(self.environment, holder_of(context), str(context["params"]["reason"]), end)
         lease = ledger.leases.current(self.environment)
-        self.log.info("%s is frozen until %s: %s", self.environment, freeze.expires_at.isoformat(), freeze.reason)
+        sentence = f"{self.environment} is frozen until {freeze.expires_at.isoformat()}: {freeze.reason}"
         if lease is not None:
-            self.log.warning("a run that began before goes on to its end: %s, for %s", lease.holder, lease.purpose)
-        return freeze.expires_at.isoformat()
+            sentence += f". A run that began before goes on to its end: {lease.holder}, for {lease.purpose}"
+        self.log.info("%s", sentence)
+        return sentence
 
 
 class LiftFreezeOperator(LeaseOperator):
     """Ends the environment's freeze before its time. Parameter of the run: `reason`."""
 
-    def execute(self, context: Context) -> None:
-        """Raises a skip when there is no freeze."""
+    def execute(self, context: Context) -> str:
+        """Returns whose freeze is lifted; raises a skip when there is none."""
         from sebenza_ops.changes import holder_of
         from sebenza_ops.ledger import Ledger
 
         actor = holder_of(context).actor
         freeze = Ledger.from_connection().leases.lift_freeze(self.environment, str(context["params"]["reason"]), actor)
         if freeze is None:
-            raise AirflowSkipException(f"{self.environment} is not frozen: nothing to do")
-        self.log.info("%s may be changed again; it was frozen by %s", self.environment, freeze.holder)
+            nothing = f"{self.environment} is not frozen: nothing to do"
+            say(context, nothing)
+            raise AirflowSkipException(nothing)
+        sentence = f"{self.environment} may be changed again; it was frozen by {freeze.holder}"
+        self.log.info("%s", sentence)
+        return sentence
 
 
 class ShowLeaseOperator(LeaseOperator):
@@ -90,7 +97,9 @@ class ShowLeaseOperator(LeaseOperator):
 
         found = show_lease(ChangeRun.from_context(context, self.environment))
         if found is None:
-            raise AirflowSkipException(f"nobody holds the lease of {self.environment}: nothing to hand back")
+            nothing = f"nobody holds the lease of {self.environment}: nothing to hand back"
+            say(context, nothing)
+            raise AirflowSkipException(nothing)
         lease, text = found
         self.log.info("%s", text)
         return {"token": lease.token, "text": text}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from sebenza_ops.change_operators import (
@@ -16,6 +15,7 @@ from sebenza_ops.change_operators import (
     tasks_that_failed,
 )
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator, say
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:
@@ -98,10 +98,11 @@ class AcquireLeaseOperator(DeploymentOperator):
             task_instance = context["ti"]
             if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"stepping back, to try again in {self.retry_delay}: {error}") from error
+            say(context, f"nothing was changed: {error}")
             raise AirflowSkipException(str(error)) from error
 
 
-class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
+class PlanDeploymentOperator(DeploymentOperator, PlanOperator):
     """Compares load balancers, processes and markers, and plans; changes nothing.
 
     With the parameter `plan_only`, or when the release is live already, all later steps are skipped.
@@ -114,7 +115,6 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
     """
 
     template_fields = ("release", "approved")
-    inherits_from_skipmixin = True
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
             plan = plan_deployment(run, self.release, context["params"], is_draft=self.is_draft, strategy=self.strategy)
         except AlreadyLiveError as error:
             run.note(str(error), "success")
-            self._skip_the_rest(context)
+            self.skip_changes(context)
             return {}
         except (ChangeRefusedError, DeploymentConflictError, ReleaseRefusedError) as error:
             raise AirflowFailException(str(error)) from error
@@ -149,9 +149,7 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
         if self.approved:
             self._check_approved(run, plan, context)
         if context["params"].get("plan_only"):
-            run.note("plan only: nothing is changed")
-            context["ti"].xcom_push(key="return_value", value=plan.model_dump(mode="json"))
-            self._skip_the_rest(context)
+            self.end_with_plan(context, run, plan.model_dump(mode="json"), plan.text())
         return plan.model_dump(mode="json")
 
     def _check_approved(self, run: ChangeRun, plan: DeploymentPlan, context: Context) -> None:
@@ -163,10 +161,6 @@ class PlanDeploymentOperator(DeploymentOperator, SkipMixin):
             check_still_as_approved(run, plan, approved, str(context["params"]["version"]))
         except ApprovalOutdatedError as error:
             raise AirflowFailException(str(error)) from error
-
-    def _skip_the_rest(self, context: Context) -> None:
-        later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
-        self.skip(ti=context["ti"], tasks=later)
 
 
 class PlannedOperator(DeploymentOperator):
@@ -293,16 +287,27 @@ class RecordDeploymentOperator(PlannedOperator):
 
 
 class ReleaseLeaseOperator(DeploymentOperator):
-    """Teardown of a change that needs no settling: gives the lease back; fails when a task of the run has failed."""
+    """Teardown of a change that needs no settling: gives the lease back; fails when a task of the run has failed.
 
-    def execute(self, context: Context) -> None:
-        """Release the lease."""
+    Args:
+        said: What the change has said of itself (`conclusion.SENTENCE`); None when it did not come to it.
+    """
+
+    template_fields: Sequence[str] = ("said",)
+
+    def __init__(self, *, said: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.said = said
+
+    def execute(self, context: Context) -> str:
+        """Release the lease. Returns what the change has said."""
         run = self.begin(context)
         run.release("the run has ended")
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[context["run_id"]])
         failed = failed_tasks(states.get(context["run_id"], {}), self.task_id)
         if failed:
             raise AirflowFailException(f"{failed[0]} failed; its log says why")
+        return str(self.said or f"{self.environment}: nothing was changed")
 
 
 class FinishDeploymentOperator(DeploymentOperator):

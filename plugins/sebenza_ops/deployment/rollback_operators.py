@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.deployment.operators import DeploymentOperator, PlannedOperator, failed_tasks
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -53,7 +53,7 @@ class RollbackOperator(DeploymentOperator):
         return f"rollback to {context['params'].get('to') or 'the last known good release'}"
 
 
-class PlanRollbackOperator(RollbackOperator, SkipMixin):
+class PlanRollbackOperator(RollbackOperator, PlanOperator):
     """Takes the lease from whoever holds it, and decides what to go back to, and on which color; moves traffic at once
     when that color is warm.
 
@@ -64,8 +64,6 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
         cold_task_ids: The tasks that are needed only when the color must be started first.
         database_task_ids: The tasks that bring the database back, for a run that asks for it.
     """
-
-    inherits_from_skipmixin = True
 
     def __init__(
         self, *, cold_task_ids: tuple[str, ...], database_task_ids: tuple[str, ...] = (), **kwargs: Any
@@ -108,30 +106,23 @@ class PlanRollbackOperator(RollbackOperator, SkipMixin):
                 )
         except AlreadyBackError as error:
             run.note(str(error), "success")
-            self._skip(context, self._later())
+            self.skip_changes(context)
             return {}
         except (ChangeRefusedError, RollbackRefusedError, FencedOffError) as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", plan.text())
         data = plan.model_dump(mode="json")
-        unneeded = self._later() if plan_only else self._unneeded(plan.is_warm, database)
-        if unneeded:
+        if plan_only:
+            self.end_with_plan(context, run, data, plan.text())
+        elif unneeded := self._unneeded(plan.is_warm, database):
             # A skip ends the task at once: what it returns would be lost.
             context["ti"].xcom_push(key="return_value", value=data)
-            if plan_only:
-                run.note("plan only: nothing is changed")
-            self._skip(context, unneeded)
+            self.skip(ti=context["ti"], tasks=unneeded)
         return data
-
-    def _later(self) -> list[Any]:
-        return [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
 
     def _unneeded(self, is_warm: bool, database: bool) -> list[Any]:
         names = (*(self.cold_task_ids if is_warm else ()), *(() if database else self.database_task_ids))
         return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in names]
-
-    def _skip(self, context: Context, tasks: list[Any]) -> None:
-        self.skip(ti=context["ti"], tasks=tasks)
 
 
 class StartTargetOperator(RollbackOperator, PlannedOperator):

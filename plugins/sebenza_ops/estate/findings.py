@@ -10,6 +10,8 @@ from enum import StrEnum
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 TABLE_COLUMNS = 118
+# People who follow a run are shown so many of what is to be changed; the report has all.
+SHOWN_AT_THE_END = 5
 
 
 class Verdict(StrEnum):
@@ -119,6 +121,18 @@ class EstateReport(BaseModel):
     def to_mend(self) -> list[Finding]:
         """Everything that is not ok, most urgent first."""
         return by_urgency(finding for finding in self.findings if finding.verdict is not Verdict.OK)
+
+    def worst(self) -> list[str]:
+        """The most urgent of what is to be changed, in lines, and how many more there are."""
+        broken = self.to_mend()
+        lines: list[str] = []
+        for finding in broken[:SHOWN_AT_THE_END]:
+            needed = f"; needed: {finding.needed}" if finding.needed else ""
+            lines.append(f"{finding.verdict.word}: {finding.host}, {finding.check}: {finding.found}{needed}")
+            lines += textwrap.indent(finding.fix, "  ").splitlines()
+        if len(broken) > SHOWN_AT_THE_END:
+            lines.append(f"and {len(broken) - SHOWN_AT_THE_END} more in the report")
+        return lines
 
     def summary(self) -> str:
         """One sentence for a headline."""

@@ -32,9 +32,10 @@ class CheckEnvironmentOperator(BaseOperator):
         super().__init__(**kwargs)
         self.environment = environment
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Returns the report."""
+    def execute(self, context: Context) -> str:
+        """Returns the report's summary."""
         from sebenza_ops.changes import ChangeRefusedError, find_environment
+        from sebenza_ops.conclusion import say, say_to_do
         from sebenza_ops.estate.findings import render_table
 
         try:
@@ -46,9 +47,13 @@ class CheckEnvironmentOperator(BaseOperator):
         self._store(context, environment, report)
         # Before the failure: what is missing is of most use then.
         context["ti"].xcom_push(key="report", value=report.model_dump(mode="json"))
+        say_to_do(context, report.worst())
         if not report.is_ready:
-            raise AirflowFailException(f"{report.summary()}. Nothing was changed; the log says what to do")
-        return {"summary": report.summary()}
+            sentence = f"{report.summary()}. Nothing was changed; the report says what to do"
+            # An environment that is checked for the first time may have no ledger to keep it.
+            say(context, sentence)
+            raise AirflowFailException(sentence)
+        return report.summary()
 
     def _store(self, context: Context, environment: Environment, report: EstateReport) -> None:
         from sebenza_ops.changes import holder_of

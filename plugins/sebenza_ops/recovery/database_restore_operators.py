@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.change_operators import ChangeOperator, tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.decisions import HumanDecisionOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -71,7 +71,7 @@ class ChooseSetOperator(HumanDecisionOperator):
         return chosen
 
 
-class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
+class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, PlanOperator):
     """Takes the lease, finds the set, and refuses a name that is taken. With `plan_only` it ends there.
 
     Args:
@@ -79,7 +79,6 @@ class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
     """
 
     template_fields: Sequence[str] = ("chosen",)
-    inherits_from_skipmixin = True
 
     def __init__(self, *, chosen: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -105,11 +104,7 @@ class PlanDatabaseRestoreOperator(DatabaseRestoreOperator, SkipMixin):
             raise AirflowFailException(str(error)) from error
         data = plan.model_dump(mode="json")
         if context["params"].get("plan_only"):
-            run.note("plan only: nothing is started")
-            # A skip ends the task at once: what it returns would be lost.
-            context["ti"].xcom_push(key="return_value", value=data)
-            later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
-            self.skip(ti=context["ti"], tasks=later)
+            self.end_with_plan(context, run, data, f"restore {plan.words}")
         return data
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.decisions import HumanDecisionOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -75,13 +75,11 @@ class DisasterOperator(BaseOperator):
         return run
 
 
-class AssessOperator(DisasterOperator, SkipMixin):
+class AssessOperator(DisasterOperator, PlanOperator):
     """Takes the lease, looks at both sites from everywhere, and plans; changes nothing.
 
     Skips all later steps with `plan_only`.
     """
-
-    inherits_from_skipmixin = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan, and as `text` what the question shows."""
@@ -114,9 +112,7 @@ class AssessOperator(DisasterOperator, SkipMixin):
         # Under a key of its own: the question takes it apart.
         context["ti"].xcom_push(key="excluded", value=excluded)
         if plan_only:
-            run.note("plan only: nothing is changed")
-            later = self.get_flat_relatives(upstream=False)
-            self.skip(ti=context["ti"], tasks=[task for task in later if not task.is_teardown])
+            self.end_with_plan(context, run, data, text)
         return data
 
     def take_lease(self, run: ChangeRun, reason: str, *, take_over: bool) -> None:

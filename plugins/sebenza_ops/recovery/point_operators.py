@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.change_operators import RETRIES, ChangeOperator, tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 from sebenza_ops.recovery.switch_operators import ApproveSwitchOperator
 
@@ -42,10 +42,8 @@ class PointOperator(ChangeOperator):
         return LEASE_TTL_SECONDS
 
 
-class PlanPointRestoreOperator(PointOperator, SkipMixin):
+class PlanPointRestoreOperator(PointOperator, PlanOperator):
     """Takes the lease, and holds the target against what the archive can reach. With `plan_only` it ends there."""
-
-    inherits_from_skipmixin = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
@@ -73,9 +71,7 @@ class PlanPointRestoreOperator(PointOperator, SkipMixin):
         # Under a key of its own: the question takes it apart.
         context["ti"].xcom_push(key="excluded", value=excluded_people(run))
         if params.get("plan_only"):
-            run.note("plan only: nothing is started")
-            later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
-            self.skip(ti=context["ti"], tasks=later)
+            self.end_with_plan(context, run, data, f"restore {plan.words}\nthe archive reaches {plan.reach}")
         return data
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.change_operators import ChangeOperator, tasks_that_failed
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ class AcquireRestoreLeaseOperator(RestoreOperator):
             raise AirflowFailException(str(error)) from error
 
 
-class PlanRestoreOperator(RestoreOperator, SkipMixin):
+class PlanRestoreOperator(RestoreOperator, PlanOperator):
     """Looks at load balancers, peers, archive and host, and refuses or plans. With `plan_only` it ends there."""
-
-    inherits_from_skipmixin = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
@@ -67,10 +65,7 @@ class PlanRestoreOperator(RestoreOperator, SkipMixin):
                 run.note(str(error), "error")
                 raise AirflowFailException(str(error)) from error
         if context["params"].get("plan_only"):
-            run.note("plan only: nothing is changed")
-            context["ti"].xcom_push(key="return_value", value=plan.model_dump(mode="json"))
-            later = [task for task in self.get_flat_relatives(upstream=False) if not task.is_teardown]
-            self.skip(ti=context["ti"], tasks=later)
+            self.end_with_plan(context, run, plan.model_dump(mode="json"), plan.text())
         return plan.model_dump(mode="json")
 
 

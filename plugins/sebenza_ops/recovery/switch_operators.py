@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
+from sebenza_ops.conclusion import PlanOperator
 from sebenza_ops.decisions import HumanDecisionOperator
 from sebenza_ops.procedures import refuse_unknown_conf
 
@@ -77,7 +77,7 @@ class SwitchOperator(BaseOperator):
         return run
 
 
-class PlanSwitchOperator(SwitchOperator, SkipMixin):
+class PlanSwitchOperator(SwitchOperator, PlanOperator):
     """Takes the lease, finds out who is what, and what would be lost; changes nothing.
 
     Skips what this kind of run does not need, and all later steps with `plan_only` and when there is nothing to do.
@@ -85,8 +85,6 @@ class PlanSwitchOperator(SwitchOperator, SkipMixin):
     Args:
         needed: The tasks beside the plan that each kind of run needs.
     """
-
-    inherits_from_skipmixin = True
 
     def __init__(self, *, needed: dict[str, tuple[str, ...]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -110,7 +108,7 @@ class PlanSwitchOperator(SwitchOperator, SkipMixin):
             plan = plan_switch(run, kind)
         except NothingToSwitchError as error:
             run.note(str(error), "success")
-            self._skip_but(context, ())
+            self.skip_changes(context)
             return {}
         except (ChangeRefusedError, SwitchRefusedError) as error:
             raise AirflowFailException(str(error)) from error
@@ -123,8 +121,9 @@ class PlanSwitchOperator(SwitchOperator, SkipMixin):
         # Under a key of its own: the question takes it apart.
         context["ti"].xcom_push(key="excluded", value=excluded)
         if plan_only:
-            run.note("plan only: nothing is changed")
-        self._skip_but(context, () if plan_only else self.needed[kind.value])
+            self.end_with_plan(context, run, data, text)
+        else:
+            self._skip_but(context, self.needed[kind.value])
         return data
 
     def _skip_but(self, context: Context, needed: Sequence[str]) -> None:

@@ -39,8 +39,9 @@ def deploy_sample() -> None:
         return str(params["version"])
 
     @task
-    def verify(version: Any) -> None:
+    def verify(version: Any) -> str:
         print(f"{version} answers")
+        return f"{version} answers"
 
     verify(deploy())
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
+from sebenza_ops.conclusion import PLAN
 from sebenza_ops.decisions import HumanDecisionOperator
 from sebenza_ops.procedures import EMERGENCY, START_DATE, check_first_task
 
@@ -56,7 +57,8 @@ def rehearsal() -> None:
     )
 
     @task
-    def say(answer: Any, dag_run: Any = None) -> str:
+    def say(answer: Any, dag_run: Any = None, ti: Any = None) -> str:
+        ti.xcom_push(key=PLAN, value=["Plan for staging:", "  app1: nothing"])
         return f"{answer['approved_by']} for {dag_run.triggering_user_name}"
 
     say(asked.output)
