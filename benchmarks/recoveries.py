@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, BenchmarkError, Session
+from benchmarks.session import BenchmarkError, Session
 from lab import (
     addresses,
     backups,
@@ -33,7 +34,7 @@ from lab.airflow.stack import LocalAirflow
 from lab.commit_writer import DATABASE, TABLE, CommitWriter
 from lab.hosts import ENVIRONMENTS, SECONDARY_SITE, has_secondary_site
 from lab.secrets import lab_secrets
-from lab.waiting import until
+from lab.waiting import scaled, until
 
 PITR: Final = "recovery.pitr_wrong_rows"
 RTO, RPO = "recovery.failover_rto_seconds", "recovery.rpo_seconds"
@@ -60,7 +61,7 @@ def measure(session: Session) -> list[Row]:
     try:
         with CommitWriter(ENDPOINT, "postgres", password) as writer:
             _written(writer, COMMITS)
-            made = backups.run(primary, "--type=full", "backup", timeout_seconds=240)
+            made = backups.run(primary, "--type=full", "backup", timeout_seconds=scaled(240))
             if made.returncode != 0:
                 raise BenchmarkError(
                     f"{primary}: pgBackRest makes no base: {(made.stderr or made.stdout).strip()[-400:]}"
@@ -187,7 +188,12 @@ def _read_in_again(primary: str) -> float:
 
 def _written(writer: CommitWriter, more: int) -> None:
     wanted = len(writer.acknowledged) + more
-    until(lambda: len(writer.acknowledged) >= wanted, f"{more} commits were acknowledged", 120)
+    until(
+        lambda: len(writer.acknowledged) >= wanted,
+        f"{more} commits were acknowledged",
+        120,
+        progress=lambda: len(writer.acknowledged),
+    )
 
 
 def _restored(session: Session, primary: str, moment: float) -> set[int]:

@@ -58,6 +58,8 @@ class Stage:
         self.admin = airflow.client("admin")
         self.approver = airflow.client("approver")
         self.records = Records(paths.LEDGER_FILE)
+        self.ended = list(ENDED)
+        """The procedures whose runs are ended before something is prepared."""
         self.mailbox = Mailbox(f"http://{addresses.endpoint('mailbox', MAILBOX_HTTP_PORT)}")
 
     def close(self) -> None:
@@ -122,7 +124,7 @@ class Stage:
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in ENDED:
+        for dag_id in self.ended:
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN:
                     continue

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.__main__ import IN_THE_LAB, NAMES, PARSING
 from benchmarks.bad_releases import seconds_to_safe
 from benchmarks.rollbacks import seconds_to_release
-from benchmarks.rows import Row, table, write_rows
+from benchmarks.rows import FailedRow, Row, table, write_rows
 from benchmarks.session import BenchmarkError
 from lab.load.report import LoadReport, Request
 
@@ -64,6 +64,29 @@ def test_table_shows_every_row_and_no_number_where_there_is_none() -> None:
         ["some.row", "3", "2", "1.5", "s", "5"],
         ["other", "2", "0", "-", "requests", "3"],
     ]
+
+
+def test_a_row_that_failed_is_written_in_its_place_without_numbers(tmp_path: Path) -> None:
+    write_rows([FailedRow("some.row", "no lease\nfor a reason")], tmp_path / "bench.json")
+
+    assert json.loads((tmp_path / "bench.json").read_text()) == [
+        {
+            "name": "some.row",
+            "value": None,
+            "baseline": None,
+            "ratio": None,
+            "unit": "",
+            "n": 0,
+            "error": "no lease\nfor a reason",
+        }
+    ]
+
+
+def test_table_says_which_row_failed_and_why() -> None:
+    lines = table([FailedRow("some.row", "no lease\nfor a reason"), Row("other", 2.0, 1.0, "s", 3)]).splitlines()
+
+    assert lines[1].split(maxsplit=5) == ["some.row", "-", "-", "-", "0", "failed: no lease"]
+    assert "failed" not in lines[2]
 
 
 def test_every_promised_row_can_be_asked_for() -> None:
