@@ -242,7 +242,7 @@ def _server(host: str) -> list[str]:
 
 
 def _pgbackrest(host: str, *arguments: str) -> str:
-    done = backups.run(host, *arguments, timeout_seconds=scaled(600))
+    done = backups.run(host, *arguments, timeout_seconds=600)
     if done.returncode != 0:
         raise BenchmarkError(f"pgbackrest {arguments[-1]} failed: {(done.stderr or done.stdout)[-500:]}")
     return done.stdout

@@ -34,7 +34,7 @@ from lab.airflow.stack import LocalAirflow
 from lab.commit_writer import DATABASE, TABLE, CommitWriter
 from lab.hosts import ENVIRONMENTS, SECONDARY_SITE, has_secondary_site
 from lab.secrets import lab_secrets
-from lab.waiting import scaled, until
+from lab.waiting import until
 
 PITR: Final = "recovery.pitr_wrong_rows"
 RTO, RPO = "recovery.failover_rto_seconds", "recovery.rpo_seconds"
@@ -61,7 +61,7 @@ def measure(session: Session) -> list[Row]:
     try:
         with CommitWriter(ENDPOINT, "postgres", password) as writer:
             _written(writer, COMMITS)
-            made = backups.run(primary, "--type=full", "backup", timeout_seconds=scaled(240))
+            made = backups.run(primary, "--type=full", "backup", timeout_seconds=240)
             if made.returncode != 0:
                 raise BenchmarkError(
                     f"{primary}: pgBackRest makes no base: {(made.stderr or made.stdout).strip()[-400:]}"

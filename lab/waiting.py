@@ -150,6 +150,7 @@ def until(
     deadline_seconds: float = 30.0,
     *,
     progress: Callable[[], object] | None = None,
+    look_seconds: float = LOOK_SECONDS,
     cap_seconds: float = CAP_SECONDS,
     poll_seconds: float = POLL_SECONDS,
     error: Callable[[str], Exception] = LabError,
@@ -159,7 +160,7 @@ def until(
     A condition that raises `OSError` counts as not yet true, and the last such error is reported. The deadline grows
     with the speed and the load of this machine, and begins anew when the progress changes; see `Patience`.
     """
-    patience = Patience(what, deadline_seconds, progress=progress, cap_seconds=cap_seconds)
+    patience = Patience(what, deadline_seconds, progress=progress, look_seconds=look_seconds, cap_seconds=cap_seconds)
     reason = ""
     while True:
         # Before the last look: nothing is given up because this process was not at work for a while.

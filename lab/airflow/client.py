@@ -351,7 +351,7 @@ class AirflowClient:
         patience = Patience(
             f"{what} is {' or '.join(sorted(wanted))}",
             timeout_seconds,
-            progress=lambda: _work_done(self.task_instances(dag_id, run_id)),
+            progress=lambda: self.work_done(dag_id, run_id),
             look_seconds=LOOK_SECONDS,
             # Who is told of changes knows what is awaited.
             say=_nothing if on_change else say_waiting,
@@ -371,6 +371,10 @@ class AirflowClient:
                 why = f"the run has ended as {run_state}" if has_ended else patience.told()
                 raise AwaitTimeoutError(f"{what}: state is {state}, awaited {sorted(wanted)}; {why}")
             time.sleep(POLL_SECONDS)
+
+    def work_done(self, dag_id: str, run_id: str) -> str:
+        """What of a run has been done and is being done; changes with each task that begins, ends, is tried again."""
+        return _work_done(self.task_instances(dag_id, run_id))
 
     def healthy(self) -> Json:
         """State of each component as Airflow sees it (``/monitor/health``); raises when there is no answer."""
@@ -411,7 +415,6 @@ def _changed(tasks: list[TaskInstance], seen: dict[str, tuple[str | None, int]])
 
 
 def _work_done(tasks: list[TaskInstance]) -> str:
-    """What of a run has been done and is being done; changes with every task that begins, ends or is tried again."""
     ended = [task.label for task in tasks if task.state in FINISHED_TASK]
     rest = sorted(
         f"{task.label} {task.state} (try {task.try_number})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -204,8 +203,4 @@ def told(drill: Drill, run_id: str, words: str) -> list[str]:
 
 def until_told(drill: Drill, run_id: str, words: str, timeout_seconds: float) -> None:
     """Wait until people were told something about a run."""
-    give_up_at = time.monotonic() + timeout_seconds
-    while not told(drill, run_id, words):
-        if time.monotonic() > give_up_at:
-            raise MissedStateError(f"people are told {words!r}: not within {timeout_seconds:g} s")
-        time.sleep(_POLL_SECONDS)
+    drill.until(lambda: bool(told(drill, run_id, words)), f"people are told {words!r}", timeout_seconds)

@@ -202,7 +202,8 @@ def test_a_backup_is_restored_beside_compared_and_put_in_its_place(shop: Shop, s
             user.execute("SELECT 1")
     found = json.loads(done.stdout)
     assert (found["state"], found["oid"]) == ("swapped", status.oid)
-    assert 0 < found["interrupted_seconds"] <= took_seconds, "it is not the interruption that is measured"
+    # It tells tenths.
+    assert 0 <= found["interrupted_seconds"] <= took_seconds + 0.1, "it is not the interruption that is measured"
     assert shop.there() == {shop.name: True, shop.aside: True}
     assert (shop.orders(shop.name), shop.orders(shop.aside)) == (100, 102), "rows were lost, or are not back"
     again = shop.swap(status.oid, shell=shell)
