@@ -114,9 +114,15 @@ class Drill:
         self.note(f"run {state}, outcome {outcome or 'none'}")
         return state
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_seconds: float) -> None:
-        """Wait for a state of the estate. Raises MissedStateError."""
-        until(condition, what, timeout_seconds, poll_seconds=POLL_SECONDS, error=MissedStateError)
+    def until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout_seconds: float,
+        progress: Callable[[], object] | None = None,
+    ) -> None:
+        """Wait for a state of the estate, as long as the progress changes. Raises MissedStateError."""
+        until(condition, what, timeout_seconds, progress=progress, poll_seconds=POLL_SECONDS, error=MissedStateError)
 
     def breaks(self, fault: Fault) -> Fault:
         """Remember a fault, to be mended at the end if it is not mended before."""

@@ -27,7 +27,6 @@ _LEASE: Final = "production.backup"
 # pgBackRest tries again for a minute, and PostgreSQL waits for another one after three failures.
 CATCH_UP_SECONDS: Final = 180.0
 _READ_SECONDS: Final = 180.0
-_POLL_SECONDS: Final = 0.3
 
 
 def replica() -> str:
@@ -136,7 +135,12 @@ def write_wal(segments: int = 1) -> None:
 def catches_up(drill: Drill) -> None:
     """Wait until no WAL waits, and what counts as archived is in the repository, without a gap."""
     write_wal()
-    drill.until(lambda: archiver()["waiting"] == 0, "all WAL is archived", CATCH_UP_SECONDS)
+    drill.until(
+        lambda: archiver()["waiting"] == 0,
+        "all WAL is archived",
+        CATCH_UP_SECONDS,
+        lambda: f"{archiver()['waiting']} files wait",
+    )
     newest = str(archiver()["archived"])[:24]
     there = archived_segments()
     drill.expect(newest in there, f"{newest} counts as archived, and the repository does not have it")
