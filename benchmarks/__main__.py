@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from benchmarks import (
+    airflow_start,
     airflow_tasks,
     backups,
     bad_releases,
@@ -17,19 +19,20 @@ from benchmarks import (
     rolling,
     switching,
 )
-from benchmarks.rows import Row, table, write_rows
-from benchmarks.session import BenchmarkError, Session, open_session
+from benchmarks.results import Results
+from benchmarks.rows import Row, table
+from benchmarks.session import Session, open_session
 from lab import paths
-from lab.airflow.client import AirflowApiError, AwaitTimeoutError
-from lab.airflow.stack import AirflowUnavailableError
-from lab.waiting import LabError
 
 RESULT = paths.CHECKOUT / "build" / "bench.json"
 
-Measurement = Callable[[Session], list[Row]]
+INTERRUPTED = 130
+
+Measurement = Callable[[Session], Iterable[Row]]
+Group = tuple[tuple[str, ...], Measurement]
 
 # Each with the names of its rows, in the order in which they are measured: good releases before bad ones.
-IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
+IN_THE_LAB: tuple[Group, ...] = (
     (("airflow.task_overhead_seconds",), airflow_tasks.measure),
     (
         ("blue_green.failed_requests", "blue_green.requests_to_old_color", "blue_green.dag_wall_seconds"),
@@ -53,7 +56,7 @@ IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )
 PARSING = "dags.parse_seconds_per_file"
-NAMES = (PARSING, *(name for names, _ in IN_THE_LAB for name in names))
+NAMES = (PARSING, airflow_start.READY, *(name for names, _ in IN_THE_LAB for name in names))
 
 _began = time.monotonic()
 
@@ -68,29 +71,54 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
     wanted = set(parser.parse_args(arguments).only or NAMES)
-    rows: list[Row] = []
+    results = Results(RESULT, say)
+    # An earlier run's is not taken for this one's.
+    RESULT.unlink(missing_ok=True)
     try:
         if PARSING in wanted:
-            rows += parsing.measure(say)
-        chosen = [measure for names, measure in IN_THE_LAB if wanted & set(names)]
+            results.measure((PARSING,), lambda: parsing.measure(say))
+        if airflow_start.READY in wanted:
+            results.measure((airflow_start.READY,), lambda: airflow_start.measure(say))
+        chosen = [group for group in IN_THE_LAB if wanted & set(group[0])]
         if chosen:
-            _in_the_lab(chosen, rows)
-    except (BenchmarkError, LabError, AirflowApiError, AirflowUnavailableError, AwaitTimeoutError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if rows:
-            write_rows(rows, RESULT)
-    print(f"\n{table(rows)}\n")
+            _in_the_lab(chosen, results)
+    except KeyboardInterrupt:
+        say("interrupted: what comes here was measured before")
+        _show(results)
+        return INTERRUPTED
+    _show(results)
+    return results.exit_code
+
+
+def _in_the_lab(chosen: Sequence[Group], results: Results) -> None:
+    """Measure one after the other, each in an estate that is in order; one that fails costs the others nothing."""
+    names = [name for group, _ in chosen for name in group]
+    try:
+        with open_session(say) as session:
+            for group, measure in chosen:
+                results.measure(group, partial(_in_order, session, measure))
+            session.bring_to_order()
+    except Exception as error:
+        # It did not come up, or not down again.
+        results.fail(names, error)
+
+
+def _in_order(session: Session, measure: Measurement) -> Iterator[Row]:
+    session.bring_to_order()
+    yield from measure(session)
+
+
+def _show(results: Results) -> None:
+    if not results.rows:
+        return
+    print(f"\n{table(results.rows)}\n")
     say(f"written to {RESULT.relative_to(paths.CHECKOUT)}; docs/benchmarks.md says what each row means")
-    return 0
-
-
-def _in_the_lab(chosen: list[Measurement], rows: list[Row]) -> None:
-    """Append to `rows` as they come: what was measured before a failure is kept."""
-    with open_session(say) as session:
-        for measure in chosen:
-            rows += measure(session)
+    if results.failed:
+        say(
+            f"{len(results.failed)} of {len(results.rows)} rows FAILED: {', '.join(row.name for row in results.failed)}"
+        )
+    for trouble in results.troubles:
+        say(f"FAILED {trouble}")
 
 
 if __name__ == "__main__":

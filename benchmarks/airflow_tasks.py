@@ -11,6 +11,7 @@ from typing import Final
 
 from benchmarks.rows import Row
 from benchmarks.session import SCRATCH_DAG_ID, BenchmarkError, Session
+from lab.waiting import scaled
 
 NEW_PROCESSES: Final = 5
 
@@ -37,5 +38,5 @@ def _new_process_seconds() -> float:
     began = time.monotonic()
     # The names are imported when they are used first.
     program = "from airflow.sdk import BaseOperator, DAG"
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=scaled(60))
     return time.monotonic() - began

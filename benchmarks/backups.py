@@ -14,17 +14,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, BenchmarkError, Session
-from lab import backups, inventory, paths, postgres
+from benchmarks.session import BenchmarkError, Session
+from lab import backups, inventory, object_copy, paths, postgres
 from lab.accounts import DATABASE_USER, ids
 from lab.addresses import POSTGRES_PORT
 from lab.airflow.client import AirflowClient
 from lab.airflow.settings import lab_settings
 from lab.airflow.stack import LocalAirflow
-from lab.hosts import ENVIRONMENTS
+from lab.chaos.records import Records
+from lab.hosts import ENVIRONMENTS, has_secondary_site
 from lab.storage import BUCKET
-from lab.waiting import until
+from lab.waiting import scaled, until
 
 BACKUP: Final = f"backup_database.{ENVIRONMENT}"
 VERIFY: Final = f"verify_backups.{ENVIRONMENT}"
@@ -43,44 +45,56 @@ FROM generate_series({first}::bigint, {last}) n"""
 KEY: Final = "benchmark/database.sql.gz"
 
 
-def measure(session: Session) -> list[Row]:
+def measure(session: Session) -> Iterator[Row]:
     """The rows of `backup.*` and `restore.*`. Production has its rows, and no others, afterwards."""
-    with _switched_on(session), _filled(session), tempfile.TemporaryDirectory(prefix="sebenza-bench-") as directory:
+    with (
+        _switched_on(session),
+        _filled(session),
+        _own_sets_removed(session),
+        tempfile.TemporaryDirectory(prefix="sebenza-bench-") as directory,
+    ):
         os.chown(directory, *ids(DATABASE_USER))
         place = Path(directory)
         host = postgres.primary_of_production()
         dump = place / "database.sql.gz"
         manual = _timed(lambda: _dump_and_send(host, dump))
         session.say(f"pg_dump | gzip, sent: {manual:.1f} s, {dump.stat().st_size} bytes")
-        full = _timed(lambda: _pgbackrest(host, "--type=full", "backup"))
-        stored, label = _newest(host)
-        session.say(f"pgBackRest, full: {full:.1f} s, {stored} bytes")
-        with postgres.connect(host, DATABASE) as cursor:
-            cursor.execute(f"UPDATE {TABLES[0]} SET action = 'updated' WHERE id <= 1000")
-        incremental = _timed(lambda: _pgbackrest(host, "--type=incr", "backup"))
-        session.say(f"pgBackRest, incremental: {incremental:.1f} s")
-        by_psql = _timed(lambda: _restore_dump(host, dump))
-        by_pgbackrest = _timed(lambda: _restore_set(host, label, place / "restored"))
-        session.say(f"gunzip | psql: {by_psql:.1f} s, pgBackRest until it takes writes: {by_pgbackrest:.1f} s")
-        replica = next(name for name in ENVIRONMENTS[ENVIRONMENT].database_hosts if name != host)
-        bare_backup = _timed(lambda: _bare_backup(host, replica, place / "dump"))
-        # `verify` reads every set: the procedure gets as many as the commands had.
-        _pgbackrest(host, f"--set={_newest(host)[1]}", "expire")
-        by_dag = _run_seconds(session, BACKUP, {"type": "full"})
-        session.say(f"backup_database: {by_dag:.1f} s, its commands alone: {bare_backup:.1f} s")
-        _, label = _newest(host)
-        bare_restore = _timed(lambda: _bare_restore_test(host, label, place / "tested"))
-        verify_by_dag = _run_seconds(session, VERIFY, {"repository": "no"})
-        session.say(f"verify_backups: {verify_by_dag:.1f} s, its commands alone: {bare_restore:.1f} s")
-        size = dump.stat().st_size
-    return [
-        _row("backup.wall_seconds", full, manual),
-        _row("backup.wall_seconds.incremental", incremental, manual),
-        Row("backup.stored_bytes", stored, size, "bytes", 1),
-        _row("restore.wall_seconds", by_pgbackrest, by_psql),
-        _row("backup.dag_wall_seconds", by_dag, bare_backup),
-        _row("restore.dag_wall_seconds", verify_by_dag, bare_restore),
-    ]
+        yield from _by_pgbackrest(session, host, place, dump, manual)
+        yield from _by_procedures(session, host, place)
+
+
+def _by_pgbackrest(session: Session, host: str, place: Path, dump: Path, manual: float) -> Iterator[Row]:
+    """Its commands beside the manual's dump."""
+    full = _timed(lambda: _pgbackrest(host, "--type=full", "backup"))
+    stored, label = _newest(host)
+    session.say(f"pgBackRest, full: {full:.1f} s, {stored} bytes")
+    yield _row("backup.wall_seconds", full, manual)
+    yield Row("backup.stored_bytes", stored, dump.stat().st_size, "bytes", 1)
+    with postgres.connect(host, DATABASE) as cursor:
+        cursor.execute(f"UPDATE {TABLES[0]} SET action = 'updated' WHERE id <= 1000")
+    incremental = _timed(lambda: _pgbackrest(host, "--type=incr", "backup"))
+    session.say(f"pgBackRest, incremental: {incremental:.1f} s")
+    yield _row("backup.wall_seconds.incremental", incremental, manual)
+    by_psql = _timed(lambda: _restore_dump(host, dump))
+    by_pgbackrest = _timed(lambda: _restore_set(host, label, place / "restored"))
+    session.say(f"gunzip | psql: {by_psql:.1f} s, pgBackRest until it takes writes: {by_pgbackrest:.1f} s")
+    yield _row("restore.wall_seconds", by_pgbackrest, by_psql)
+
+
+def _by_procedures(session: Session, host: str, place: Path) -> Iterator[Row]:
+    """The procedures beside their commands by hand."""
+    replica = next(name for name in ENVIRONMENTS[ENVIRONMENT].database_hosts if name != host)
+    bare_backup = _timed(lambda: _bare_backup(host, replica, place / "dump"))
+    # `verify` reads every set: the procedure gets as many as the commands had.
+    _pgbackrest(host, f"--set={_newest(host)[1]}", "expire")
+    by_dag = _run_seconds(session, BACKUP, {"type": "full"})
+    session.say(f"backup_database: {by_dag:.1f} s, its commands alone: {bare_backup:.1f} s")
+    yield _row("backup.dag_wall_seconds", by_dag, bare_backup)
+    _, label = _newest(host)
+    bare_restore = _timed(lambda: _bare_restore_test(host, label, place / "tested"))
+    verify_by_dag = _run_seconds(session, VERIFY, {"repository": "no"})
+    session.say(f"verify_backups: {verify_by_dag:.1f} s, its commands alone: {bare_restore:.1f} s")
+    yield _row("restore.dag_wall_seconds", verify_by_dag, bare_restore)
 
 
 def _row(name: str, value: float, baseline: float) -> Row:
@@ -113,9 +127,15 @@ def _filled(session: Session) -> Iterator[None]:
         session.say(f"{DATABASE} has {size} bytes")
         yield
     finally:
-        with postgres.connect(postgres.primary_of_production(), DATABASE) as cursor:
+        session.say(f"removing the rows of {DATABASE} again")
+        primary = postgres.primary_of_production()
+        with postgres.connect(primary, DATABASE) as cursor:
             _drop(cursor)
         inventory.storage_client().delete_object(Bucket=BUCKET, Key=KEY)
+        # What comes next asks the estate for its health: not behind gigabytes that are on their way.
+        _settle(primary)
+        if has_secondary_site():
+            object_copy.await_round()
 
 
 def _drop(cursor: Any) -> None:
@@ -125,16 +145,41 @@ def _drop(cursor: Any) -> None:
 
 def _settle(host: str) -> None:
     """Wait until all WAL is archived and replayed: what follows is measured, not what came before."""
+    until(
+        lambda: _behind(host) == (0, 0),
+        f"{host}: all WAL is archived and replayed",
+        300,
+        progress=lambda: "{} WAL files wait for the archive, the replica has {} MB to replay".format(*_behind(host)),
+        poll_seconds=0.5,
+    )
 
-    def settled() -> bool:
-        with postgres.connect(host) as cursor:
-            cursor.execute("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
-            (waiting,) = cursor.fetchone()
-            cursor.execute("SELECT coalesce(max(pg_wal_lsn_diff(sent_lsn, replay_lsn)), 0) FROM pg_stat_replication")
-            (lag,) = cursor.fetchone()
-        return int(waiting) == 0 and int(lag) < 2**20
 
-    until(settled, "all WAL is archived and replayed", 300)
+def _behind(host: str) -> tuple[int, int]:
+    """WAL files that are not archived, and MB of WAL that are not replayed."""
+    with postgres.connect(host) as cursor:
+        cursor.execute("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
+        (waiting,) = cursor.fetchone()
+        cursor.execute("SELECT coalesce(max(pg_wal_lsn_diff(sent_lsn, replay_lsn)), 0) FROM pg_stat_replication")
+        (lag,) = cursor.fetchone()
+    return int(waiting), int(lag) // 2**20
+
+
+@contextmanager
+def _own_sets_removed(session: Session) -> Iterator[None]:
+    """Sets that were made by hand are gone afterwards; those of procedures, and what was there, stay."""
+    before = _labels(postgres.primary_of_production())
+    try:
+        yield
+    finally:
+        host = postgres.primary_of_production()
+        catalogued = {each.label for each in Records(paths.LEDGER_FILE).catalog(ENVIRONMENT)}
+        there = _labels(host)
+        full = [label for label in there if label.endswith("F")]
+        own = [label for label in full if label not in {*before, *catalogued}]
+        # pgBackRest keeps at least one: the newest, when there is no other.
+        for label in own if len(own) < len(full) else own[:-1]:
+            session.say(f"removing the set {label}, and what builds on it")
+            _pgbackrest(host, f"--set={label}", "expire")
 
 
 @contextmanager
@@ -203,8 +248,17 @@ def _pgbackrest(host: str, *arguments: str) -> str:
     return done.stdout
 
 
+def _sets(host: str) -> list[dict[str, Any]]:
+    return list(json.loads(_pgbackrest(host, "--output=json", "info"))[0]["backup"])
+
+
+def _labels(host: str) -> list[str]:
+    """Of all sets, oldest first; that of a full one ends with F."""
+    return [str(each["label"]) for each in _sets(host)]
+
+
 def _newest(host: str) -> tuple[int, str]:
-    newest = json.loads(_pgbackrest(host, "--output=json", "info"))[0]["backup"][-1]
+    newest = _sets(host)[-1]
     return int(newest["info"]["repository"]["delta"]), str(newest["label"])
 
 
@@ -263,7 +317,7 @@ def _restored(host: str, label: str, data: Path, *options: str) -> Iterator[Path
         f"-c config_file={data}/bench.conf -c hba_file={data}/bench.hba -c listen_addresses= -c archive_mode=off "
     )
     settings += f"-c unix_socket_directories={socket} -c hot_standby=off -c max_prepared_transactions=100"
-    control = [str(paths.POSTGRES_BIN / "pg_ctl"), "--pgdata", str(data), "--wait", "--timeout", "120"]
+    control = [str(paths.POSTGRES_BIN / "pg_ctl"), "--pgdata", str(data), "--wait", "--timeout", f"{scaled(120):.0f}"]
     log = data / "bench.log"
     try:
         try:

@@ -10,13 +10,15 @@ from statistics import median
 from typing import Final
 
 from benchmarks.deployments import deploy, deploy_by_shell, prebuild
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, LOAD_BALANCERS, BenchmarkError, Session
+from benchmarks.session import LOAD_BALANCERS, BenchmarkError, Session
 from lab import application_hosts, haproxy, paths
 from lab.addresses import PROMETHEUS_PORT, endpoint
 from lab.configuration import MAP_FILE, MAP_KEY, color_backend
 from lab.hosts import ENVIRONMENTS
 from lab.load.report import OK, LoadReport
+from lab.waiting import scaled
 from sebenza_ops.ledger import Outcome
 
 LATE_5XX: Final = "v1.3.2-late-5xx"
@@ -110,7 +112,7 @@ def _passes(color: str) -> bool:
 def _query(expression: str) -> float:
     address = endpoint("monitoring", PROMETHEUS_PORT)
     url = f"http://{address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=scaled(5)) as response:
         result = json.load(response)["data"]["result"]
     if len(result) != 1:
         raise BenchmarkError(f"Prometheus gave {len(result)} series for {expression}")

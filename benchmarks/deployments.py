@@ -15,12 +15,14 @@ from typing import Any, Final
 
 import boto3
 
-from benchmarks.session import ENVIRONMENT, LOAD_BALANCERS, BenchmarkError, Session, under_load
+from benchmarks.order import ENVIRONMENT
+from benchmarks.session import LOAD_BALANCERS, BenchmarkError, Session, under_load
 from lab import addresses, application_hosts, paths, releases
 from lab.accounts import LOGIN_USER
 from lab.hosts import ENVIRONMENTS
 from lab.inventory import connections
 from lab.load.report import LoadReport
+from lab.waiting import scaled
 from sebenza_ops.deployment.release import Release, artifact_key, manifest_key
 from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.evidence import facts
@@ -151,7 +153,7 @@ def _run_script(
     command = [str(script), release.version, release.sha, release.sha256, url, *([way] if way else [])]
     environment = script_environment(directory)
     began = time.monotonic()
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=scaled(180))
     return ended, time.monotonic() - began
 
 

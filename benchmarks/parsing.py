@@ -15,6 +15,7 @@ from typing import Any, Final
 from benchmarks.rows import Row
 from benchmarks.session import BenchmarkError
 from lab import paths
+from lab.waiting import scaled
 
 ROUNDS: Final = 5
 EMPTY_DAG: Final = """
@@ -58,7 +59,9 @@ def _parse(folder: Path) -> dict[str, Any]:
             "PYTHONPATH": f"{paths.CHECKOUT / 'plugins'}:{paths.CHECKOUT}",
         }
         command = [sys.executable, "-m", "benchmarks.parse_files", str(folder), str(ROUNDS)]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=scaled(120)
+        )
     if ended.returncode != 0:
         raise BenchmarkError(f"{folder} could not be parsed:\n{ended.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, BenchmarkError, Session
+from benchmarks.session import BenchmarkError, Session
 from lab import (
     addresses,
     backups,
@@ -187,7 +188,12 @@ def _read_in_again(primary: str) -> float:
 
 def _written(writer: CommitWriter, more: int) -> None:
     wanted = len(writer.acknowledged) + more
-    until(lambda: len(writer.acknowledged) >= wanted, f"{more} commits were acknowledged", 120)
+    until(
+        lambda: len(writer.acknowledged) >= wanted,
+        f"{more} commits were acknowledged",
+        120,
+        progress=lambda: len(writer.acknowledged),
+    )
 
 
 def _restored(session: Session, primary: str, moment: float) -> set[int]:

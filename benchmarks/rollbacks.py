@@ -19,13 +19,15 @@ from benchmarks.deployments import (
     prebuild,
     script_environment,
 )
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, LOAD_BALANCERS, BenchmarkError, Session, under_load
+from benchmarks.session import LOAD_BALANCERS, BenchmarkError, Session, under_load
 from lab import application_hosts, haproxy, paths
 from lab.accounts import LOGIN_USER, own
 from lab.configuration import color_backend
 from lab.hosts import ENVIRONMENTS
 from lab.load.report import OK, LoadReport
+from lab.waiting import scaled
 
 ROLLBACK: Final = f"rollback.{ENVIRONMENT}"
 STOP: Final = f"stop_idle_color.{ENVIRONMENT}"
@@ -112,7 +114,9 @@ def _by_shell(session: Session, number: int) -> WayBack:
         decided_at = load.mark("decision")
         command = [str(SHELL_SCRIPT), color, old, BACKUP]
         environment = script_environment(Path(directory))
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=scaled(180)
+        )
         if ended.returncode != 0:
             raise BenchmarkError(f"{SHELL_SCRIPT.name} failed: {ended.stderr.strip()}\n{ended.stdout.strip()}")
         for balancer in LOAD_BALANCERS:

@@ -39,20 +39,42 @@ class Row:
         return {key: self.ratio if key == "ratio" else fields[key] for key in COLUMNS}
 
 
+@dataclass(frozen=True)
+class FailedRow:
+    """A row that could not be measured: in the same place, without numbers.
+
+    Args:
+        name: what was to be measured.
+        error: why it was not, and what to do.
+    """
+
+    name: str
+    error: str
+
+    def as_json(self) -> dict[str, str | float | int | None]:
+        """The row of `build/bench.json`: `value`, `baseline` and `ratio` are null, and there is an `error`."""
+        nothing = {"value": None, "baseline": None, "ratio": None}
+        return {"name": self.name, **nothing, "unit": "", "n": 0, "error": self.error}
+
+
 COLUMNS = ("name", "value", "baseline", "ratio", "unit", "n")
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows as JSON."""
+def write_rows(rows: Sequence[Row | FailedRow], path: Path) -> None:
+    """Write the rows as JSON; whoever reads meanwhile sees all of the file or the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
+    beside = path.with_name(f"{path.name}.partial")
+    beside.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
+    beside.replace(path)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows for people."""
+def table(rows: Sequence[Row | FailedRow]) -> str:
+    """The rows for people, those that failed with the first line of the reason."""
     cells = [[_cell(row.as_json()[column]) for column in COLUMNS] for row in rows]
     widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
-    return "\n".join(_line(line, widths) for line in [list(COLUMNS), *cells])
+    reasons = [f"  failed: {row.error.splitlines()[0]}" if isinstance(row, FailedRow) else "" for row in rows]
+    lines = [_line(line, widths) for line in [list(COLUMNS), *cells]]
+    return "\n".join(line + reason for line, reason in zip(lines, ["", *reasons], strict=True))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

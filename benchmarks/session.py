@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from benchmarks.order import ENVIRONMENT, in_order
 from lab import addresses, checker, estate, paths
 from lab.airflow.client import AirflowClient
 from lab.airflow.follow import failure_report
@@ -16,7 +17,6 @@ from lab.airflow.settings import AirflowSettings, lab_settings
 from lab.airflow.stack import LocalAirflow
 from lab.load.generator import LoadGenerator
 
-ENVIRONMENT: Final = "production"
 LOAD_BALANCERS: Final = ("lb1", "lb2")
 SCRATCH_DAGS: Final = Path(__file__).with_name("dags")
 SCRATCH_DAG_ID: Final = "benchmark_empty_chain"
@@ -24,6 +24,7 @@ SCRATCH_DAG_ID: Final = "benchmark_empty_chain"
 RATE_PER_SECOND: Final = 200.0
 # Traffic on the old color, before anything happens.
 LEAD_SECONDS: Final = 2.0
+# Without a change of any task of the run, by this machine's measure (lab/waiting.py).
 RUN_TIMEOUT_SECONDS: Final = 300.0
 
 
@@ -38,10 +39,12 @@ class Session:
     Args:
         client: Airflow's API as the operator.
         say: gets one line of progress at a time.
+        bring_to_order: makes production what a measurement expects, whatever the one before has left; see `order`.
     """
 
     client: AirflowClient
     say: Callable[[str], None]
+    bring_to_order: Callable[[], None]
 
     def run(self, dag_id: str, conf: dict[str, object], *, expected: str = "success") -> str:
         """Run a procedure to its end; its run id. Raises BenchmarkError when it ends otherwise than expected."""
@@ -77,8 +80,8 @@ def open_session(say: Callable[[str], None]) -> Iterator[Session]:
             say("airflow: starting anew, with the benchmarks' own DAG")
             airflow.down()
         measured.up()
-        with measured.client("operator") as client:
-            yield Session(client, say)
+        with measured.client("operator") as client, in_order(measured, say) as bring_to_order:
+            yield Session(client, say, bring_to_order)
     finally:
         measured.down()
         if airflow_was_up:

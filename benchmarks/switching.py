@@ -17,8 +17,9 @@ from benchmarks.deployments import (
     other_good_version,
     prebuild,
 )
+from benchmarks.order import ENVIRONMENT
 from benchmarks.rows import Row
-from benchmarks.session import ENVIRONMENT, LOAD_BALANCERS, Session, under_load
+from benchmarks.session import LOAD_BALANCERS, Session, under_load
 from lab import application_hosts, faults, haproxy, paths
 from lab.accounts import LOGIN_USER, write_as
 from lab.configuration import MAP_FILE, color_backend, map_line

@@ -17,7 +17,7 @@ from lab.hosts import LabEnvironment, places
 from lab.programs import MARKER_VARIABLE, marker
 from lab.secrets import lab_secrets
 from lab.storage import BUCKET, REGION
-from lab.waiting import POLL_SECONDS, LabError
+from lab.waiting import POLL_SECONDS, LabError, Patience, scaled
 
 STANZA = "main"
 # pgBackRest's own: another of its commands holds the stanza (archiving has begun already).
@@ -99,12 +99,12 @@ def ensure_stanza(host: str) -> None:
     if stanza_of(host) is None:
         return
     supervision.await_listening("storage", "rclone")
-    give_up_at = time.monotonic() + _STANZA_DEADLINE_SECONDS
+    patience = Patience(f"{host}: pgBackRest makes a stanza", _STANZA_DEADLINE_SECONDS)
     while True:
         done = run(host, "stanza-create")
         if done.returncode == 0:
             return
-        if done.returncode != _LOCKED or time.monotonic() >= give_up_at:
+        if done.returncode != _LOCKED or patience.is_over():
             raise LabError(f"{host}: pgBackRest makes no stanza: {(done.stderr or done.stdout).strip()[-600:]}")
         time.sleep(POLL_SECONDS)
 
@@ -122,6 +122,6 @@ def run(host: str, *arguments: str, timeout_seconds: float = 60.0) -> subprocess
         extra_groups=[],
         capture_output=True,
         text=True,
-        timeout=timeout_seconds,
+        timeout=scaled(timeout_seconds),
         check=False,
     )

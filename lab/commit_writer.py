@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import psycopg2
 
+from lab.waiting import scaled
+
 DATABASE: Final = "lab_writer"
 TABLE: Final = "commits"
 PAUSE_SECONDS: Final = 0.01
@@ -70,7 +72,7 @@ class CommitWriter:
     def stop(self) -> None:
         """Write no more."""
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(scaled(30))
 
     @property
     def longest_gap_seconds(self) -> float:

@@ -20,6 +20,7 @@ from lab import (
     inventory,
     kernel,
     monitoring,
+    object_copy,
     paths,
     postgres,
     preflight,
@@ -220,7 +221,12 @@ def check_health() -> None:
     _in_parallel(check_environment_health, ENVIRONMENTS.values())
     _await_http(f"http://{endpoint('monitoring', PROMETHEUS_PORT)}/-/ready", "monitoring: Prometheus is ready")
     _await_http(f"http://{endpoint('monitoring', ALERTMANAGER_PORT)}/-/ready", "monitoring: Alertmanager is ready")
-    until(storage.answers, f"storage: the bucket {storage.BUCKET} can be listed", 30)
+    until(
+        storage.answers,
+        f"storage: the bucket {storage.BUCKET} can be listed",
+        # The copying of gigabytes to the secondary site takes the same disk.
+        progress=object_copy.copied if has_secondary_site() else None,
+    )
     if has_secondary_site():
         secondary_site.check_health()
 

@@ -22,7 +22,7 @@ from lab.addresses import CLIENT_NETWORK, DNS_PORT, address
 from lab.hosts import ENVIRONMENTS, LabEnvironment
 from lab.rendering import render
 from lab.secrets import lab_secrets
-from lab.waiting import LabError, until
+from lab.waiting import LabError, scaled, until
 
 AUTHORITATIVE: Final = "dns1"
 RESOLVER: Final = "dns2"
@@ -128,7 +128,7 @@ def refuse_updates(refuse: bool) -> None:
     """Let the authoritative server refuse every update, or take them again; it answers questions either way."""
     command = [str(paths.program("knotc")), "-c", str(paths.host_root(AUTHORITATIVE) / "etc/knot/knot.conf")]
     command += ["zone-freeze" if refuse else "zone-thaw", ZONE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(15), check=False)
     if done.returncode != 0:
         raise LabError(f"{AUTHORITATIVE}: knotc {command[3]}: {(done.stderr or done.stdout).strip()}")
     # knotc only asks for it.

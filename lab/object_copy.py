@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from lab.waiting import until
 
 SOURCE = "storage"
 COPY = SECONDARY_SITE.storage_host
-# A round of a storage with backups in it takes as long as it takes; this is far above.
+# Without a byte that is copied.
 ROUND_SECONDS = 120
 
 
@@ -66,10 +68,28 @@ def start_over() -> None:
     aside = paths.host_files(COPY) / "var/lib/object-copy/set-aside"
     shutil.rmtree(aside, ignore_errors=True)
     copied.rename(aside)
-    # The round that was under way may have copied half of it.
+    await_round()
+
+
+def await_round() -> None:
+    """Wait until all that the first storage has now is copied, for as long as something is being copied."""
+    # The round that is under way may have passed by some of it.
     for _ in range(2):
         before = completed_at()
-        until(partial(_is_past, before), f"{COPY}: a whole round of copying", ROUND_SECONDS)
+        until(partial(_is_past, before), f"{COPY}: a whole round of copying", ROUND_SECONDS, progress=copied)
+
+
+def copied() -> str:
+    """How much the copy has, that under way included; changes with what is being copied."""
+    files = bytes_ = 0
+    for place in ("srv/s3", "var/lib/object-copy"):
+        for folder, _, names in os.walk(paths.host_files(COPY) / place):
+            for name in names:
+                # A file may have been moved to its place meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    bytes_ += (Path(folder) / name).stat().st_size
+                    files += 1
+    return f"{files} files with {bytes_} bytes are at {COPY}"
 
 
 def _is_past(moment: str) -> bool:

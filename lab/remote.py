@@ -11,7 +11,7 @@ from lab.accounts import LOGIN_USER, ids
 from lab.addresses import SSH_PORT, address
 from lab.hosts import check_host
 from lab.programs import MARKER_VARIABLE, marker
-from lab.waiting import LabError
+from lab.waiting import LabError, scaled
 
 
 def ssh_command(host: str, argv: Sequence[str] = (), *, terminal: bool = False) -> list[str]:
@@ -45,7 +45,7 @@ def shell(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=timeout_seconds,
+        timeout=scaled(timeout_seconds),
         check=False,
     )
 
@@ -80,7 +80,7 @@ def as_login_user(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=timeout_seconds,
+        timeout=scaled(timeout_seconds),
         check=False,
     )
     if done.returncode != 0:

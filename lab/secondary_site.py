@@ -117,6 +117,7 @@ def check_health() -> None:
             lambda: bool(object_copy.completed_at()),
             f"{object_copy.COPY}: a whole copy is there",
             object_copy.ROUND_SECONDS,
+            progress=object_copy.copied,
         )
     nameserver.await_answers()
 

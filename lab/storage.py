@@ -8,6 +8,7 @@ from typing import Final
 from lab import paths
 from lab.addresses import STORAGE_PORT, endpoint
 from lab.secrets import lab_secrets
+from lab.waiting import scaled
 
 BUCKET: Final = "sebenza"
 REGION: Final = "us-east-1"
@@ -19,10 +20,22 @@ def url() -> str:
 
 
 def answers() -> bool:
-    """Whether a signed listing of the bucket is answered."""
+    """Whether a signed listing of the bucket's top is answered: what is below is gigabytes in thousands of files."""
     secrets = lab_secrets()
-    command = ["curl", "--silent", "--fail", "--max-time", "5", "--cacert", str(paths.CA_FILE), "--config", "-"]
-    command += ["--aws-sigv4", f"aws:amz:{REGION}:s3", f"{url()}/{BUCKET}?list-type=2"]
+    # Sorted: it is signed as it is.
+    query = "delimiter=%2F&list-type=2"
+    command = [
+        "curl",
+        "--silent",
+        "--fail",
+        "--max-time",
+        f"{scaled(5):.0f}",
+        "--cacert",
+        str(paths.CA_FILE),
+        "--config",
+        "-",
+    ]
+    command += ["--aws-sigv4", f"aws:amz:{REGION}:s3", f"{url()}/{BUCKET}?{query}"]
     done = subprocess.run(
         command,
         # The keys by standard input: a command line can be read by every user of the machine.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 from hypothesis import settings
+
+from lab.waiting import slowness
 
 # A busy machine is no failure of what is tested.
 settings.register_profile("sebenza", deadline=None)
@@ -14,6 +18,8 @@ pytest_plugins = ["tests.fixtures_airflow", "tests.fixtures_browser", "tests.fix
 # From quick to slow: a mistake in a rule shows up before the first server starts.
 _STAGES = ("integration", "airflow", "lab", "browser")
 # Whoever asks for one of these shares it with all others, so that it can't run beside them.
+# A test's time-out is there for what hangs, not for what is slow: that many times what it takes on an idle machine.
+_FAR_BEYOND = 4
 _SHARED = {"estate": "lab", "airflow": "airflow", "browser": "browser"}
 
 
@@ -24,6 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in _SHARED.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(_SHARED[fixture])
     items.sort(key=_stage)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Set a test's time-out by the speed and the load of this machine, now."""
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker is not None else item.config.getini("timeout"))
+    item.add_marker(pytest.mark.timeout(seconds * _FAR_BEYOND * slowness()), append=False)
+    return (yield)
 
 
 def _stage(item: pytest.Item) -> int:

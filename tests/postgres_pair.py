@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import psycopg
 
+from lab import waiting
+from lab.waiting import scaled
 from sebenza_ops.systems.database_server import ServerState, parse_server_state
 from sebenza_ops.systems.ssh import script_argv
 
@@ -104,7 +105,7 @@ def as_owner(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProces
         text=True,
         check=False,
         cwd="/",
-        timeout=90,
+        timeout=scaled(90),
         user=account.pw_uid if account else None,
         group=account.pw_gid if account else None,
         extra_groups=[] if account else None,
@@ -112,11 +113,8 @@ def as_owner(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProces
 
 
 def until(condition: Any, what: str, seconds: float = 30) -> None:
-    """Wait for a state."""
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
+    """Wait for a state. The time is that of an idle machine, see `lab.waiting`."""
+    waiting.until(condition, what, seconds, error=AssertionError)
 
 
 CONFIG = """

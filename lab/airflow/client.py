@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import httpx
 
+from lab.waiting import Patience, say_waiting
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -22,6 +24,8 @@ Json = dict[str, Any]
 FINISHED_RUN = frozenset({"success", "failed"})
 FINISHED_TASK = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 POLL_SECONDS = 0.5
+# Between two looks at a run's tasks while its end is awaited.
+LOOK_SECONDS = 5.0
 
 
 class AirflowApiError(RuntimeError):
@@ -151,7 +155,7 @@ class AirflowClient:
         return response.json() if "json" in response.headers.get("content-type", "") else response.text
 
     def _send(self, method: str, path: str, *, repeatable: bool, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + self._patience_seconds
+        patience = Patience(f"{method} {path}", self._patience_seconds, say=_nothing)
         while True:
             problem, may_repeat = "", repeatable
             try:
@@ -168,7 +172,7 @@ class AirflowClient:
                     raise AirflowRefusedError(f"{method} {path} as {self.username}: {problem}", response.status_code)
                 # SQLite was busy for too long: the server has rolled back, nothing has happened.
                 may_repeat = may_repeat or "'Database error'" in problem
-            if not may_repeat or time.monotonic() > deadline:
+            if not may_repeat or patience.is_over():
                 raise AirflowApiError(
                     f"{method} {self.url}{path}: {problem}; `python -m lab.airflow status` tells whether Airflow runs"
                 )
@@ -341,16 +345,25 @@ class AirflowClient:
             run_id: the run.
             states: the awaited states.
             task_id: wait for this task instead of the run.
-            timeout_seconds: give up after that long.
+            timeout_seconds: give up after that long without a change of any task, by this machine's measure.
             on_change: called with the task instances whose state changed since the last look.
 
         Raises:
             AwaitTimeoutError: with the last state seen; at once when the run ended and the awaited state can't come.
         """
         wanted = frozenset(states)
-        deadline = time.monotonic() + timeout_seconds
+        what = f"task {task_id} of {dag_id} run {run_id}" if task_id else f"{dag_id} run {run_id}"
+        patience = Patience(
+            f"{what} is {' or '.join(sorted(wanted))}",
+            timeout_seconds,
+            progress=lambda: self.work_done(dag_id, run_id),
+            look_seconds=LOOK_SECONDS,
+            # Who is told of changes knows what is awaited.
+            say=_nothing if on_change else say_waiting,
+        )
         seen: dict[str, tuple[str | None, int]] = {}
         while True:
+            is_over = patience.is_over()
             run_state = str(self.dag_run(dag_id, run_id)["state"])
             tasks = self.task_instances(dag_id, run_id) if task_id or on_change else []
             if on_change and (changed := _changed(tasks, seen)):
@@ -358,12 +371,15 @@ class AirflowClient:
             state = _state_of(tasks, task_id) if task_id else run_state
             if state in wanted:
                 return str(state)
-            over = run_state in FINISHED_RUN
-            if over or time.monotonic() > deadline:
-                what = f"task {task_id} of {dag_id}" if task_id else dag_id
-                why = f"the run has ended as {run_state}" if over else f"after {timeout_seconds:.0f} s"
-                raise AwaitTimeoutError(f"{what} run {run_id}: state is {state}, awaited {sorted(wanted)}; {why}")
+            has_ended = run_state in FINISHED_RUN
+            if has_ended or is_over:
+                why = f"the run has ended as {run_state}" if has_ended else patience.told()
+                raise AwaitTimeoutError(f"{what}: state is {state}, awaited {sorted(wanted)}; {why}")
             time.sleep(POLL_SECONDS)
+
+    def work_done(self, dag_id: str, run_id: str) -> str:
+        """What of a run has been done and is being done; changes with each task that begins, ends, is tried again."""
+        return _work_done(self.task_instances(dag_id, run_id))
 
     def healthy(self) -> Json:
         """State of each component as Airflow sees it (``/monitor/health``); raises when there is no answer."""
@@ -401,6 +417,19 @@ def _changed(tasks: list[TaskInstance], seen: dict[str, tuple[str | None, int]])
     changed = [task for task in tasks if seen.get(task.label) != (task.state, task.try_number)]
     seen.update({task.label: (task.state, task.try_number) for task in changed})
     return changed
+
+
+def _work_done(tasks: list[TaskInstance]) -> str:
+    ended = [task.label for task in tasks if task.state in FINISHED_TASK]
+    rest = sorted(
+        f"{task.label} {task.state} (try {task.try_number})"
+        for task in tasks
+        if task.state not in {None, *FINISHED_TASK}
+    )
+    return f"{len(ended)} of {len(tasks)} tasks have ended, {', '.join(rest) or 'none is at work'}"
+
+
+def _nothing(_: str) -> None: ...
 
 
 def _detail(response: httpx.Response) -> str:

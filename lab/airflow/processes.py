@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from lab.waiting import Patience
+
 if TYPE_CHECKING:
     from lab.airflow.client import AirflowClient
     from lab.airflow.supervision import Supervision
@@ -83,13 +85,13 @@ def task_processes(
     Raises:
         NoSuchTaskProcessError: it did not run within the time.
     """
-    deadline = time.monotonic() + timeout_seconds
+    patience = Patience(f"{dag_id} {run_id}: task {task_id} has a process", timeout_seconds)
     while True:
         instance = client.task_instance(dag_id, run_id, task_id, map_index=map_index)
         found = _find(supervision, instance.id)
         if found is not None:
             return found
-        if time.monotonic() >= deadline:
+        if patience.is_over():
             raise NoSuchTaskProcessError(
                 f"{dag_id} {run_id}: task {instance.label} has no process; its state is {instance.state}"
             )

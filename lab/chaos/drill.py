@@ -14,6 +14,7 @@ from lab.chaos.scenario import BACKUP, DEPLOY, ROLLBACK, Scenario
 from lab.checker import Verdict
 from lab.fault_register import Fault
 from lab.load.generator import LoadGenerator
+from lab.waiting import until
 
 if TYPE_CHECKING:
     from lab.chaos.stage import Stage
@@ -113,13 +114,15 @@ class Drill:
         self.note(f"run {state}, outcome {outcome or 'none'}")
         return state
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_seconds: float) -> None:
-        """Wait for a state of the estate. Raises MissedStateError."""
-        give_up_at = time.monotonic() + timeout_seconds
-        while not condition():
-            if time.monotonic() > give_up_at:
-                raise MissedStateError(f"{what}: not within {timeout_seconds:g} s")
-            time.sleep(POLL_SECONDS)
+    def until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout_seconds: float,
+        progress: Callable[[], object] | None = None,
+    ) -> None:
+        """Wait for a state of the estate, as long as the progress changes. Raises MissedStateError."""
+        until(condition, what, timeout_seconds, progress=progress, poll_seconds=POLL_SECONDS, error=MissedStateError)
 
     def breaks(self, fault: Fault) -> Fault:
         """Remember a fault, to be mended at the end if it is not mended before."""

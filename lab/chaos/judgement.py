@@ -13,6 +13,7 @@ from lab.chaos.stage import ENVIRONMENT
 from lab.checker import Verdict
 from lab.load.report import LoadReport
 from lab.mailbox.store import Channel
+from lab.waiting import Patience
 
 SPLIT: Final = "SPLIT TRAFFIC"
 # Airflow runs a run's callbacks about five seconds after its end, in a child of the DAG processor.
@@ -80,9 +81,9 @@ def _judge_messages(drill: Drill, run: Run) -> None:
     # One that was cleared afterwards may have ended otherwise.
     paged = 0 if refused else run.failures - run.refusals
     awaited: dict[Channel, int] = {"slack": run.failures, "pagerduty": paged}
-    give_up_at = time.monotonic() + MESSAGES_TIMEOUT_SECONDS
+    patience = Patience(f"people are told of {run}", MESSAGES_TIMEOUT_SECONDS)
     while any(len(failure_messages(drill, run, channel)) < count for channel, count in awaited.items()):
-        if time.monotonic() > give_up_at:
+        if patience.is_over():
             break
         time.sleep(0.3)
     for channel, count in awaited.items():

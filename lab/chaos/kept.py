@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -28,7 +27,6 @@ _LEASE: Final = "production.backup"
 # pgBackRest tries again for a minute, and PostgreSQL waits for another one after three failures.
 CATCH_UP_SECONDS: Final = 180.0
 _READ_SECONDS: Final = 180.0
-_POLL_SECONDS: Final = 0.3
 
 
 def replica() -> str:
@@ -137,7 +135,12 @@ def write_wal(segments: int = 1) -> None:
 def catches_up(drill: Drill) -> None:
     """Wait until no WAL waits, and what counts as archived is in the repository, without a gap."""
     write_wal()
-    drill.until(lambda: archiver()["waiting"] == 0, "all WAL is archived", CATCH_UP_SECONDS)
+    drill.until(
+        lambda: archiver()["waiting"] == 0,
+        "all WAL is archived",
+        CATCH_UP_SECONDS,
+        lambda: f"{archiver()['waiting']} files wait",
+    )
     newest = str(archiver()["archived"])[:24]
     there = archived_segments()
     drill.expect(newest in there, f"{newest} counts as archived, and the repository does not have it")
@@ -204,8 +207,4 @@ def told(drill: Drill, run_id: str, words: str) -> list[str]:
 
 def until_told(drill: Drill, run_id: str, words: str, timeout_seconds: float) -> None:
     """Wait until people were told something about a run."""
-    give_up_at = time.monotonic() + timeout_seconds
-    while not told(drill, run_id, words):
-        if time.monotonic() > give_up_at:
-            raise MissedStateError(f"people are told {words!r}: not within {timeout_seconds:g} s")
-        time.sleep(_POLL_SECONDS)
+    drill.until(lambda: bool(told(drill, run_id, words)), f"people are told {words!r}", timeout_seconds)

@@ -6,10 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from lab.airflow.client import FINISHED_RUN, FINISHED_TASK, AirflowClient, AirflowRefusedError, TaskInstance
+from lab.airflow.client import (
+    FINISHED_RUN,
+    FINISHED_TASK,
+    LOOK_SECONDS,
+    AirflowClient,
+    AirflowRefusedError,
+    TaskInstance,
+)
 from lab.airflow.processes import NoSuchTaskProcessError, TaskProcesses, task_processes
 from lab.airflow.supervision import Supervision
 from lab.chaos.records import Records
+from lab.waiting import Patience, until
 
 POLL_SECONDS: Final = 0.02
 # A run that was killed needs up to 20 s a kill to be found, an environment without data its whole hold time.
@@ -94,18 +102,29 @@ class Run:
 
     def until(self, condition: Callable[[], bool], what: str, timeout_seconds: float = STATE_TIMEOUT_SECONDS) -> None:
         """Wait for a state. Raises MissedStateError when it does not come before the run has ended."""
-        give_up_at = time.monotonic() + timeout_seconds
         next_look = 0.0
-        while not condition():
+
+        def has_come() -> bool:
+            nonlocal next_look
+            if condition():
+                return True
             now = time.monotonic()
             if now > next_look:
                 next_look = now + 1.0
                 state = str(self._client.dag_run(self.dag_id, self.run_id)["state"])
                 if state in FINISHED_RUN and not condition():
                     raise MissedStateError(f"{what}: the run has ended as {state} before ({self.errors()})")
-            if now > give_up_at:
-                raise MissedStateError(f"{what}: not within {timeout_seconds:g} s")
-            time.sleep(POLL_SECONDS)
+            return False
+
+        until(
+            has_come,
+            what,
+            timeout_seconds,
+            progress=self._work_done,
+            look_seconds=LOOK_SECONDS,
+            poll_seconds=POLL_SECONDS,
+            error=MissedStateError,
+        )
 
     def until_phase(self, *phases: str) -> None:
         """Wait until its traffic is in one of these phases."""
@@ -136,21 +155,22 @@ class Run:
 
     def until_ended(self, timeout_seconds: float = END_TIMEOUT_SECONDS) -> str:
         """Wait until nothing of it runs any more, teardown included; its state."""
-        give_up_at = time.monotonic() + timeout_seconds
+        patience = Patience(f"the end of {self}", timeout_seconds, progress=self._work_done, look_seconds=LOOK_SECONDS)
         quiet = 0
         while quiet < QUIET_ENDS:
             state = str(self._client.dag_run(self.dag_id, self.run_id)["state"])
             busy = [task.task_id for task in self.tasks().values() if task.state not in FINISHED_TASK]
             quiet = 0 if busy or state not in FINISHED_RUN else quiet + 1
-            if time.monotonic() > give_up_at:
-                raise MissedStateError(
-                    f"the run's end: it is {state} after {timeout_seconds:g} s, busy: {', '.join(busy) or 'the run'}"
-                )
+            if patience.is_over():
+                raise MissedStateError(f"it is {state}, busy: {', '.join(busy) or 'the run'}: {patience.told()}")
             time.sleep(0.3)
         self.state = state
         self.failures += state == "failed"
         self.refusals += state == "failed" and self.outcome()[0] in REFUSALS
         return state
+
+    def _work_done(self) -> str:
+        return self._client.work_done(self.dag_id, self.run_id)
 
     def _state_of(self, task_id: str) -> str | None:
         task = self.tasks().get(task_id)

@@ -22,6 +22,7 @@ from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
 from lab.load.generator import LoadGenerator
 from lab.mailbox.client import Mailbox
+from lab.waiting import Patience, until
 
 ENVIRONMENT: Final = "production"
 LOAD_BALANCERS: Final = ("lb1", "lb2")
@@ -37,6 +38,7 @@ RATE_PER_SECOND: Final = 100
 GOOD_VERSIONS: Final = ("v1.1.0", "v1.0.0", "v1.2.0")
 LEASE_WAIT_SECONDS: Final = 40.0
 PARSE_WAIT_SECONDS: Final = 90.0
+POLL_SECONDS: Final = 0.5
 
 
 class StageError(Exception):
@@ -58,6 +60,8 @@ class Stage:
         self.admin = airflow.client("admin")
         self.approver = airflow.client("approver")
         self.records = Records(paths.LEDGER_FILE)
+        self.ended = list(ENDED)
+        """The procedures whose runs are ended before something is prepared."""
         self.mailbox = Mailbox(f"http://{addresses.endpoint('mailbox', MAILBOX_HTTP_PORT)}")
 
     def close(self) -> None:
@@ -109,12 +113,14 @@ class Stage:
 
     def parse_until(self, is_read: Callable[[], bool], what: str) -> None:
         """Have Airflow read the deployment's DAG again, now. Raises StageError when it is not as awaited soon."""
-        give_up_at = time.monotonic() + PARSE_WAIT_SECONDS
         self.admin.parse_again(DEPLOY)
-        while not is_read():
-            if time.monotonic() > give_up_at:
-                raise StageError(f"Airflow has not read {DEPLOY} anew within {PARSE_WAIT_SECONDS:g} s: {what}")
-            time.sleep(0.5)
+        until(
+            is_read,
+            f"Airflow has read {DEPLOY} anew: {what}",
+            PARSE_WAIT_SECONDS,
+            poll_seconds=POLL_SECONDS,
+            error=StageError,
+        )
 
     def _is_good(self, verdict: Verdict) -> bool:
         return any(str(verdict.release).startswith(f"{version}-") for version in GOOD_VERSIONS)
@@ -122,7 +128,7 @@ class Stage:
     def _end_runs(self) -> None:
         """End runs that a failed scenario has left, so that the next one is not refused because of them."""
         self._wake_paused_processes()
-        for dag_id in ENDED:
+        for dag_id in self.ended:
             for row in self.client.dag_runs(dag_id, limit=50):
                 if row["state"] in FINISHED_RUN:
                     continue
@@ -157,11 +163,7 @@ class Stage:
         )
 
     def _await_runs(self, condition: Callable[[], bool], what: str, timeout_seconds: float) -> None:
-        give_up_at = time.monotonic() + timeout_seconds
-        while not condition():
-            if time.monotonic() > give_up_at:
-                raise StageError(f"{what}: not within {timeout_seconds:g} s")
-            time.sleep(0.5)
+        until(condition, what, timeout_seconds, poll_seconds=POLL_SECONDS, error=StageError)
 
     def _wake_paused_processes(self) -> None:
         for process in self.airflow.supervision.descendants():
@@ -184,9 +186,9 @@ class Stage:
                 )
 
     def _await_free_lease(self, name: str) -> None:
-        give_up_at = time.monotonic() + LEASE_WAIT_SECONDS
+        patience = Patience(f"the lease of {name} is free", LEASE_WAIT_SECONDS)
         while (lease := self.records.open_lease(name)) is not None:
-            if time.monotonic() > give_up_at:
+            if patience.is_over():
                 # As an admin would hand it back: by the ledger alone, without the procedures.
                 from sebenza_ops.ledger import Ledger
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from lab.addresses import HTTPS_PORT
 from lab.airflow.client import AirflowClient
-from lab.compose.project import Project
+from lab.compose.project import ComposeError, Project
 from lab.compose.systemd import ENVIRONMENT, expect
+from lab.waiting import until
 
 DEPLOY: Final = f"deploy_blue_green.{ENVIRONMENT}"
 WORKER: Final = f"worker-{ENVIRONMENT}"
@@ -103,7 +104,4 @@ def live_release(project: Project) -> str:
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        expect(time.monotonic() < give_up_at, f"not within {PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(0.5)
+    until(condition, what, PATIENCE_SECONDS, poll_seconds=0.5, error=ComposeError)

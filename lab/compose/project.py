@@ -14,6 +14,7 @@ import yaml
 
 from lab import paths
 from lab.airflow.settings import write_private
+from lab.waiting import Patience
 
 NAME: Final = "sebenza-compose-test"
 DIRECTORY: Final = paths.CHECKOUT / "build" / "compose"
@@ -124,14 +125,16 @@ class Project:
 
     def await_healthy(self, *services: str, say: Callable[[str], None]) -> None:
         """Wait until the health checks of services pass. Raises ComposeError with the log of one that does not."""
-        give_up_at = time.monotonic() + HEALTHY_SECONDS
         waiting = set(services)
+        patience = Patience(
+            "the health checks pass", HEALTHY_SECONDS, progress=lambda: f"not yet {', '.join(sorted(waiting))}"
+        )
         while waiting:
             for service in sorted(waiting):
                 state = self.inspect(service)["State"]
                 if state.get("Health", {}).get("Status") == "healthy":
                     waiting.discard(service)
-                elif state["Status"] == "exited" or time.monotonic() > give_up_at:
+                elif state["Status"] == "exited" or patience.is_over():
                     checks = state.get("Health", {}).get("Log") or [{}]
                     raise ComposeError(
                         f"{service} is {state['Status']} and not healthy: {checks[-1].get('Output', '')[-300:]}\n"

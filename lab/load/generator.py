@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lab import paths
 from lab.load.report import LoadReport, read_requests
+from lab.waiting import Patience
 
 CLIENT: Final = Path(__file__).with_name("client.js")
 READY_TIMEOUT_SECONDS: Final = 15.0
@@ -122,9 +123,9 @@ class LoadGenerator:
         self._reader = threading.Thread(target=self._read, name="load-reader", daemon=True)
         self._reader.start()
         self._tell(json.dumps(settings))
-        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        patience = Patience("the load client starts", READY_TIMEOUT_SECONDS)
         while not self._ready.wait(0.1):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or patience.is_over():
                 raise LoadError(f"the load client did not start: {self._errors()}")
 
     def mark(self, label: str) -> float:

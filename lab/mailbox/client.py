@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from lab.mailbox.store import Channel
+from lab.waiting import scaled
 
 Message = dict[str, Any]
 
@@ -56,7 +57,7 @@ class Mailbox:
 
         Raises MailboxError with what did arrive when there is none within `timeout_seconds`.
         """
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + scaled(timeout_seconds)
         after_id, seen = 0, list[str]()
         while True:
             wait_seconds = max(0.0, min(5.0, deadline - time.monotonic()))

@@ -26,6 +26,7 @@ from lab.addresses import HOST_NAMES
 from lab.airflow.client import FINISHED_RUN, AirflowClient
 from lab.airflow.stack import LocalAirflow
 from lab.hosts import SERVICES
+from lab.waiting import until
 from sebenza_ops.ledger import Holder, Ledger, Outcome
 from tests.airflow.hostile import CANARIES, NONCE, PROCEDURES, hostile_confs, texts
 
@@ -145,16 +146,26 @@ def is_no_number(conf: Any) -> bool:
 def followed(client: AirflowClient, answers: list[Answer], timeout_seconds: float = 240) -> dict[str, str]:
     """Wait until all runs have ended; their states by run."""
     states: dict[str, str] = {}
-    until = time.monotonic() + timeout_seconds
-    while len(states) < len(answers):
-        open_runs = [each for each in answers if each.run_id not in states]
-        assert time.monotonic() < until, f"these runs do not end: {[(each.procedure, each.conf) for each in open_runs]}"
-        for procedure in {each.procedure for each in open_runs}:
+
+    def open_runs() -> list[Answer]:
+        return [each for each in answers if each.run_id not in states]
+
+    def all_ended() -> bool:
+        for procedure in {each.procedure for each in open_runs()}:
             for run in client.dag_runs(procedure, limit=100):
-                if run["state"] in FINISHED_RUN:
+                if run["state"] in FINISHED_RUN and run["dag_run_id"] in awaited:
                     states[run["dag_run_id"]] = run["state"]
-        states = {each.run_id: states[each.run_id] for each in answers if each.run_id in states}
-        time.sleep(1)
+        return not open_runs()
+
+    awaited = {each.run_id for each in answers}
+    until(
+        all_ended,
+        "all runs end",
+        timeout_seconds,
+        progress=lambda: f"these do not: {[(each.procedure, each.conf) for each in open_runs()]}"[:2000],
+        poll_seconds=1,
+        error=AssertionError,
+    )
     return states
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 
 import psutil
@@ -17,19 +16,17 @@ from lab.airflow.processes import NoSuchTaskProcessError, TaskProcesses, task_pr
 from lab.airflow.settings import ADDRESS, AirflowSettings
 from lab.airflow.stack import AirflowUnavailableError, LocalAirflow, Report
 from lab.airflow.supervision import COMPONENTS
+from lab.waiting import until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
-# The promise for two cores that have nothing else to do.
-READY_SECONDS = 60
 SAMPLE = "deploy_sample.test"
 
 
-def test_is_ready_from_nothing_within_a_minute(own_airflow: tuple[LocalAirflow, Report]) -> None:
+def test_is_ready_from_nothing(own_airflow: tuple[LocalAirflow, Report]) -> None:
     airflow, report = own_airflow
 
-    others = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert report.seconds < READY_SECONDS * others
+    assert not report.already_running
     assert report.import_errors == []
     assert {SAMPLE, "work_sample.test", "ask_sample.test"} < set(report.dag_ids)
     assert {name: state["statename"] for name, state in airflow.supervision.states().items()} == dict.fromkeys(
@@ -198,26 +195,25 @@ def test_only_an_approver_may_answer(local: LocalAirflow, operator: AirflowClien
 
 
 @pytest.mark.parametrize(
-    ("kill", "limit_seconds"),
+    "kill",
     [
-        pytest.param(TaskProcesses.kill_task, 10, id="task"),
+        pytest.param(TaskProcesses.kill_task, id="task"),
         # tests/installation kills a worker in each run.
-        pytest.param(TaskProcesses.kill_worker, 25, id="worker", marks=pytest.mark.long),
+        pytest.param(TaskProcesses.kill_worker, id="worker", marks=pytest.mark.long),
     ],
 )
-def test_a_killed_task_works_again_soon(
-    local: LocalAirflow, operator: AirflowClient, kill: Callable[[TaskProcesses], None], limit_seconds: float
+def test_a_killed_task_works_again(
+    local: LocalAirflow, operator: AirflowClient, kill: Callable[[TaskProcesses], None]
 ) -> None:
     run_id = operator.trigger("work_sample.test")
     found = task_processes(local.supervision, operator, "work_sample.test", run_id, "work", timeout_seconds=60)
     operator.await_state("work_sample.test", run_id, {"running"}, task_id="work", timeout_seconds=60)
-    _await(lambda: _has_begun(operator, run_id), 30)
+    until(lambda: _has_begun(operator, run_id), "the task is at work")
 
-    began = time.monotonic()
     kill(found)
 
+    # With Airflow's defaults nobody would hear of a killed worker for five minutes.
     assert operator.await_state("work_sample.test", run_id, timeout_seconds=90) == "success"
-    assert time.monotonic() - began < limit_seconds
     assert operator.xcom("work_sample.test", run_id, "work") == 2
 
 
@@ -236,7 +232,7 @@ def test_a_killed_component_comes_back(local: LocalAirflow, operator: AirflowCli
 
     os.kill(pid, signal.SIGKILL)
 
-    _await(lambda: local.supervision.states()[component]["pid"] not in (0, pid), 5)
+    until(lambda: local.supervision.states()[component]["pid"] not in (0, pid), f"{component} is started again")
     # The client waits for a server that is away.
     assert operator.await_state(SAMPLE, operator.trigger(SAMPLE), timeout_seconds=120) == "success"
 
@@ -285,13 +281,6 @@ def _has_begun(client: AirflowClient, run_id: str) -> bool:
     task_id = "work"
     rows = client.request("GET", f"/dags/work_sample.test/dagRuns/{run_id}/taskInstances/{task_id}/state-store")
     return any(value for value in rows.values() if isinstance(value, list))
-
-
-def _await(condition: Callable[[], bool], timeout_seconds: float) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.1)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO, Any
 import psycopg
 
 from lab import paths
+from lab.waiting import accepts_connections, until
 from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.systems.errors import FencedOffError, RemoteCommandError
@@ -143,13 +143,12 @@ class RepositoryServer:
         command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
         with (self.root / "log/rclone.log").open("ab") as log:
             self._storage = subprocess.Popen([*command, str(self.storage_dir)], stdout=log, stderr=log)
-        give_up_at = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert time.monotonic() < give_up_at, (self.root / "log/rclone.log").read_text()[-500:]
+        until(
+            lambda: accepts_connections("127.0.0.1", self.port),
+            f"the storage listens (log: {self.root}/log/rclone.log)",
+            20,
+            error=AssertionError,
+        )
 
     def stop_storage(self) -> None:
         """Kill the S3 server."""

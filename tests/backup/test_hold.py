@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning
 from sebenza_ops.backup.plan import BackupPlan
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
 from sebenza_ops.ledger import Holder, Ledger
+from sebenza_ops.systems import clocks
 from sebenza_ops.systems.clocks import HostClock, read_clock
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.ssh import Fence
@@ -97,7 +99,7 @@ def test_a_removal_that_works_on_by_itself_keeps_its_lease(ledger: Ledger) -> No
     kept = ledger.leases.current("production.sets")
     assert kept is not None
     assert kept.holder.is_run(BACKUP)
-    assert (kept.expires_at - kept.acquired_at).total_seconds() > WAIT_SECONDS
+    assert kept.expires_at - kept.acquired_at > timedelta(seconds=WAIT_SECONDS)
 
 
 def test_a_wrong_clock_removes_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,20 +134,33 @@ def test_what_can_not_be_told_is_not_held_against_a_clock(skew: float, unsure: f
     assert ("behind" if skew < 0 else "ahead of") in clock.words
 
 
-def test_a_clock_is_read_by_the_quickest_answer() -> None:
-    import time
+def test_a_clock_is_read_by_the_quickest_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ours:
+        now = 1000.0
+
+        def time(self) -> float:
+            return self.now
+
+        monotonic = time
+
+    ours = Ours()
+    monkeypatch.setattr(clocks, "time", ours)
 
     class Session:
-        host = SimpleNamespace(name="db1")
-        answers = iter([60.0, 60.0, 60.0])
+        # How long the question and the answer are under way.
+        host, ways = SimpleNamespace(name="db1"), iter([(4.0, 0.0), (0.25, 0.75), (0.0, 8.0)])
 
         def run(self, argv: list[str], timeout_seconds: float) -> Any:
-            return SimpleNamespace(stdout=f"{time.time() + next(self.answers)}\n")
+            there, back = next(self.ways)
+            ours.now += there
+            read = ours.now + 60
+            ours.now += back
+            return SimpleNamespace(stdout=f"{read}\n")
 
     session: Any = Session()
     found = read_clock(session)
-    assert 59.0 < found.skew_seconds < 61.0
-    assert found.uncertainty_seconds < 1.0
+    # Read a quarter of a second after the question; half of the second that it took is assumed.
+    assert (found.skew_seconds, found.uncertainty_seconds) == (59.75, 0.5)
     broken: Any = SimpleNamespace(host=SimpleNamespace(name="db1"), run=lambda *_, **__: SimpleNamespace(stdout="?"))
     with pytest.raises(NoDataError, match="its clock can't be read"):
         read_clock(broken)

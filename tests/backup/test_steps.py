@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     assert "no replica can be read" in plan.warnings[0]
     assert "db2: no SSH connection" in plan.warnings[0]
 
+    began_at = time.time()
     label = steps.back_up(run, plan)
     assert steps.back_up(run, plan) == label, "a retry makes a second backup"
     counted = dump_database(run, plan, label)
@@ -69,7 +71,7 @@ def test_a_whole_backup_is_catalogued_verified_and_measured(server: RepositorySe
     outcome = finish_backup(run, plan, label, [])
     released(run)
 
-    assert outcome["rpo_seconds"] <= 60
+    assert 0 <= outcome["rpo_seconds"] <= time.time() - began_at, "what the backup has archived itself does not count"
     assert outcome["warnings"] == list(plan.warnings)
     assert good(ledger, label)
     assert good(ledger, label, BackupKind.LOGICAL)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import IN_THE_LAB, NAMES, PARSING
+from benchmarks.airflow_start import READY
 from benchmarks.bad_releases import seconds_to_safe
 from benchmarks.rollbacks import seconds_to_release
-from benchmarks.rows import Row, table, write_rows
+from benchmarks.rows import FailedRow, Row, table, write_rows
 from benchmarks.session import BenchmarkError
 from lab.load.report import LoadReport, Request
 
@@ -36,6 +37,7 @@ PROMISED = {
     "restore.dag_wall_seconds",
     "airflow.task_overhead_seconds",
     "dags.parse_seconds_per_file",
+    "airflow.ready_seconds",
 }
 
 
@@ -66,9 +68,32 @@ def test_table_shows_every_row_and_no_number_where_there_is_none() -> None:
     ]
 
 
+def test_a_row_that_failed_is_written_in_its_place_without_numbers(tmp_path: Path) -> None:
+    write_rows([FailedRow("some.row", "no lease\nfor a reason")], tmp_path / "bench.json")
+
+    assert json.loads((tmp_path / "bench.json").read_text()) == [
+        {
+            "name": "some.row",
+            "value": None,
+            "baseline": None,
+            "ratio": None,
+            "unit": "",
+            "n": 0,
+            "error": "no lease\nfor a reason",
+        }
+    ]
+
+
+def test_table_says_which_row_failed_and_why() -> None:
+    lines = table([FailedRow("some.row", "no lease\nfor a reason"), Row("other", 2.0, 1.0, "s", 3)]).splitlines()
+
+    assert lines[1].split(maxsplit=5) == ["some.row", "-", "-", "-", "0", "failed: no lease"]
+    assert "failed" not in lines[2]
+
+
 def test_every_promised_row_can_be_asked_for() -> None:
     assert set(NAMES) == PROMISED
-    assert {PARSING, *(name for names, _ in IN_THE_LAB for name in names)} == PROMISED
+    assert {PARSING, READY, *(name for names, _ in IN_THE_LAB for name in names)} == PROMISED
 
 
 def test_safe_is_when_the_bad_release_gets_nothing_any_more() -> None:

@@ -7,13 +7,13 @@ import pty
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from lab import paths
+from lab.waiting import Patience, scaled
 from sebenza_ops.ledger import Ledger
 from sebenza_ops.ledger.journal import pending_journals, read_journal
 from sebenza_ops.terminal import person_at_terminal
@@ -58,9 +58,10 @@ class Session:
             os.execve(argv[0], argv, {**os.environ, **variables})
 
     def until(self, text: str, timeout_seconds: float = 120) -> None:
-        give_up_at = time.monotonic() + timeout_seconds
+        # What it shows is its progress.
+        patience = Patience(repr(text), timeout_seconds, progress=lambda: f"{len(self.text)} characters shown")
         while text not in self.text:
-            assert time.monotonic() < give_up_at, f"{text!r} did not come; the terminal shows:\n{self.text}"
+            assert not patience.is_over(), f"{patience.told()}; the terminal shows:\n{self.text}"
             if not self._read(1.0):
                 break
         assert text in self.text, f"{text!r} did not come; the terminal shows:\n{self.text}"
@@ -69,7 +70,7 @@ class Session:
         os.write(self._terminal, f"{line}\n".encode())
 
     def exit_code(self) -> int:
-        while self._read(120):
+        while self._read(scaled(120)):
             continue
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -141,7 +142,7 @@ def test_without_a_terminal_nobody_is_asked_which_means_no_and_a_ledger_that_is_
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=scaled(240),
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from lab import paths
+from lab.waiting import scaled
 from sebenza_ops.deployment.attestation import verify
 from tests.ci import script
 
@@ -82,7 +83,7 @@ def collected(directory: Path, steps: str, variables: dict[str, str]) -> Any:
     """What the file's own steps write, attested, signed, and read by Airflow's side."""
     environment = {"PATH": f"{directory}:{os.environ['PATH']}", **variables}
     shell = ["bash", "-euo", "pipefail", "-c", steps]
-    subprocess.run(shell, cwd=directory, env=environment, check=True, timeout=20)
+    subprocess.run(shell, cwd=directory, env=environment, check=True, timeout=scaled(20))
     arguments = argparse.Namespace(
         attestation=str(directory / "gates.json"),
         sha=SHA,

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lab.waiting import accepts_connections, scaled, until
 from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.evidence.store import store_report
 from sebenza_ops.ledger import Ledger
@@ -84,7 +84,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield connection
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=scaled(30))
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +96,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, storage: str) -> Iterator[S
     kept.migrate()
     fill(kept)
     for command in (["db", "migrate"], ["dags", "reserialize"]):
-        subprocess.run([*_airflow(), *command], env=environment, check=True, capture_output=True, timeout=300)
+        subprocess.run([*_airflow(), *command], env=environment, check=True, capture_output=True, timeout=scaled(300))
     log = (home / "server.log").open("wb")
     arguments = [*_airflow(), "api-server", "--port", str(port), "--host", "127.0.0.1", "--workers", "1"]
     process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
@@ -105,7 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, storage: str) -> Iterator[S
         yield Server(f"http://127.0.0.1:{port}", kept)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=scaled(30))
         log.close()
 
 
@@ -117,13 +117,11 @@ def _free_port() -> int:
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"the object storage did not listen on port {port}")
+    def listens() -> bool:
+        assert process.poll() is None, "the object storage has ended at its start"
+        return accepts_connections("127.0.0.1", port)
+
+    until(listens, f"the object storage listens on port {port}", START_TIMEOUT_SECONDS, error=AssertionError)
 
 
 def _airflow() -> list[str]:
@@ -153,12 +151,19 @@ def _environment(home: Path, port: int, storage: str) -> dict[str, str]:
 
 
 def _await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    def answers() -> bool:
+        assert process.poll() is None, f"Airflow's API server has ended at its start:\n{log.read_text()[-3000:]}"
         try:
-            httpx.get(url, timeout=5).raise_for_status()
+            return httpx.get(url, timeout=5).is_success
         except httpx.HTTPError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail(f"Airflow's API server did not answer:\n{log.read_text()[-3000:]}")
+            return False
+
+    until(
+        answers,
+        f"Airflow's API server answers at {url} (log: {log})",
+        START_TIMEOUT_SECONDS,
+        # What it logs is its progress.
+        progress=lambda: f"{log.stat().st_size} bytes of log",
+        poll_seconds=0.2,
+        error=AssertionError,
+    )

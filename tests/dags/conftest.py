@@ -11,6 +11,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from lab import paths
+from lab.waiting import scaled
 from tests.dags.parse_probe import ParseReport
 
 DAGS_FOLDER = paths.CHECKOUT / "dags"
@@ -32,7 +33,7 @@ def probe(folder: Path, environments: Path, home: Path) -> ParseReport:
         text=True,
         env=environment,
         check=False,
-        timeout=100,
+        timeout=scaled(100),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.changes import ChangeRun
 from sebenza_ops.deployment.migrations import SchemaChangeError, apply_migrations, read_schema
 from sebenza_ops.environments.models import Color as ColorName
@@ -162,7 +163,7 @@ def test_two_runs_at_once_do_the_work_once(app_estate: Estate, make_host: MakeHo
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(scaled(60))
     assert sorted(results) == [[], [2, 3]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from lab.airflow.client import AirflowClient, AirflowRefusedError
 from lab.airflow.stack import LocalAirflow
 from lab.chaos.inventory_file import changed_policy
 from lab.releases import REPOSITORY, resolve
+from lab.waiting import until
 from sebenza_ops.evidence.facts import load
 from sebenza_ops.ledger import Ledger, Outcome
 
@@ -25,11 +25,15 @@ REASON = "the benchmark's machine is down until Monday"
 
 def await_tasks(client: AirflowClient, *, gated: bool) -> None:
     """Have Airflow read the DAG again, until it has its gates or no longer has them."""
-    until = time.monotonic() + 90
     client.parse_again(DEPLOY)
-    while ("approve" in client.task_ids(DEPLOY)) is not gated:
-        assert time.monotonic() < until, f"{DEPLOY} has tasks {sorted(client.task_ids(DEPLOY))}"
-        time.sleep(1)
+    until(
+        lambda: ("approve" in client.task_ids(DEPLOY)) is gated,
+        f"{DEPLOY} is read anew, gates are {gated}",
+        90,
+        progress=lambda: f"it has the tasks {sorted(client.task_ids(DEPLOY))}",
+        poll_seconds=1,
+        error=AssertionError,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +88,18 @@ def asked(client: AirflowClient, run_id: str, task_id: str = "approve") -> str:
 
 def await_asked_again(client: AirflowClient, ledger: Ledger, run_id: str, task_id: str, why: str) -> None:
     """Wait until the last answer was not taken, for this reason, and the question is open again."""
-    until = time.monotonic() + 60
-    while not any(
-        run_id in entry.subject and why in entry.detail["reason"]
-        for entry in ledger.audit.entries(environment="production", action="decision.not_taken")
-    ):
-        assert time.monotonic() < until, f"the audit has no answer to {task_id} that was not taken because {why!r}"
-        time.sleep(0.5)
+
+    def not_taken() -> bool:
+        entries = ledger.audit.entries(environment="production", action="decision.not_taken")
+        return any(run_id in entry.subject and why in entry.detail["reason"] for entry in entries)
+
+    until(
+        not_taken,
+        f"the audit has an answer to {task_id} that was not taken because {why!r}",
+        60,
+        poll_seconds=0.5,
+        error=AssertionError,
+    )
     asked(client, run_id, task_id)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from lab.waiting import scaled
 from tests.systems.certificates import Authority
 from tests.systems.processes import LOOPBACK
 
@@ -66,7 +67,7 @@ class ArtifactServer:
                     return
                 if path.startswith("/slow"):
                     self.wfile.flush()
-                    outer.go_on.wait(30)
+                    outer.go_on.wait(scaled(30))
                 self.wfile.write(content[half:])
 
             def do_PUT(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
+from lab.waiting import scaled
 from sebenza_ops.systems.host_scripts import script_text
 from sebenza_ops.systems.ssh import script_argv
 
@@ -51,7 +52,7 @@ def own_text(name: str) -> str:
 def finish(argv: Sequence[str], stdin: str | bytes, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
     """Run a command and decode what it said."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(list(argv), input=given, capture_output=True, timeout=timeout_seconds, check=False)
+    done = subprocess.run(list(argv), input=given, capture_output=True, timeout=scaled(timeout_seconds), check=False)
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     )

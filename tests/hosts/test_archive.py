@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.systems.age import Identity, SealError, decompressed
 from sebenza_ops.systems.archive_manifest import (
     MadeArchive,
@@ -158,7 +159,9 @@ def test_two_at_once_are_one(host: Host, identity: Identity) -> None:
         held = subprocess.Popen(["flock", str(host.work / "lock"), "sleep", "60"], stdout=lock)
         try:
             subprocess.run(
-                ["sh", "-c", f"until ! flock -n {host.work}/lock true; do sleep 0.05; done"], check=True, timeout=10
+                ["sh", "-c", f"until ! flock -n {host.work}/lock true; do sleep 0.05; done"],
+                check=True,
+                timeout=scaled(10),
             )
             done = host.make(identity.recipient)
         finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from tests.hosts.scripts import SHELLS, library, run, run_text, text_command
 from tests.systems.processes import command_line, descendants, until
 
@@ -118,8 +119,8 @@ def test_two_holders_at_once_enter_one_after_the_other(state_dir: Path, tmp_path
     )
     until(lambda: waits_for_lock(second) or "in 2" in log.read_text(), "the second holder has come to the lock")
     assert "in 2" not in log.read_text(), "two holders were inside at once"
-    first.communicate(timeout=10)
-    second.communicate(timeout=10)
+    first.communicate(timeout=scaled(10))
+    second.communicate(timeout=scaled(10))
     assert log.read_text().split("\n")[:4] == ["in 1", "out 1", "in 2", "out 2"]
 
 
@@ -130,8 +131,8 @@ def test_an_overtaken_run_that_waited_for_the_lock_is_refused_behind_it(state_di
     until(lambda: "in 2" in log.read_text(), "the later holder is inside")
     zombie = subprocess.Popen(text_command(STAY, state_dir, "production", 1, "a", log), stdin=subprocess.PIPE)
     until(lambda: waits_for_lock(zombie), "the zombie waits for the lock")
-    later.communicate(timeout=10)
-    zombie.communicate(timeout=10)
+    later.communicate(timeout=scaled(10))
+    zombie.communicate(timeout=scaled(10))
     assert zombie.returncode == 77, "the zombie compared its token before it had the lock"
     assert "in 1" not in log.read_text()
 
@@ -162,7 +163,7 @@ def test_who_waits_too_long_is_told_who_is_busy(state_dir: Path, tmp_path: Path)
         text=True,
         check=False,
     )
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=scaled(10))
     assert done.returncode == 75, done
     assert "another change is running" in done.stderr
     assert "dag/busy" in done.stderr, "it does not say who"

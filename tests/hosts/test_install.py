@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from tests.hosts.artifact_server import RELEASE_ID, ArtifactServer, artifact, artifact_server, sha256
 from tests.hosts.scripts import command, run
 from tests.systems.processes import command_line, descendants, until
@@ -175,14 +176,14 @@ def test_an_install_that_is_ended_half_way_leaves_nothing(host: Installation) ->
     process = start_slow(host)
     # As timeout(1) does it: to the whole group.
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=10) != 0
+    assert process.wait(timeout=scaled(10)) != 0
     assert host.left() == [], "half an installation was left"
 
 
 def test_what_a_killed_install_leaves_is_cleared_away_later(host: Installation) -> None:
     process = start_slow(host)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=scaled(10))
     assert not host.target.exists(), "a killed install looks like a release"
     (left,) = host.left()
     host.web.go_on.set()
@@ -200,7 +201,7 @@ def test_the_signed_url_is_in_no_process_list(host: Installation) -> None:
     process = start_slow(host)
     lines = [command_line(pid) for pid in (process.pid, *descendants(process.pid))]
     host.web.go_on.set()
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=scaled(10)) == 0
     assert any("curl" in line for line in lines), "the test has looked too late"
     assert not any("TOPSECRET" in line for line in lines), "every user of the host can read the signed URL"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.deployment.migration_test import SEPARATOR, TestedMigration, parse_test
 from tests.hosts.artifact_server import ArtifactServer, artifact_server, sha256
 from tests.hosts.scripts import command, run
@@ -126,7 +127,7 @@ def test_a_copy_whose_making_is_ended_is_removed(copies: Copies, app_estate: Est
         making = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
         until(lambda: copies.there() == [copies.name], "the copy is begun")
         os.killpg(making.pid, signal.SIGTERM)
-        making.wait(20)
+        making.wait(scaled(20))
         until(lambda: copies.there() == [], "the copy is gone")
     assert list(copies.work_dir.iterdir()) == []
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.systems.application_hosts import ApplicationHostState, parse_state
 from tests.hosts.scripts import command, run
 from tests.systems.processes import descendants, is_running, server, until
@@ -251,7 +252,7 @@ def test_nobody_changes_the_host_while_a_migration_runs(host: Pm2Host, monkeypat
         locked = subprocess.run(["flock", "-n", f"{host.fenced[0]}/fence-production.lock", "true"], check=False)
         assert locked.returncode == 1, "a later holder would change the host while the migration runs"
         (host.directory / "release" / "go").write_text("0")
-        assert first.wait(timeout=10) == 0
+        assert first.wait(timeout=scaled(10)) == 0
     finally:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab import waiting
+from lab.waiting import scaled
 from sebenza_ops.systems.host_scripts import include_dir
 from tests.hosts.scripts import SHELLS, run, run_text, text_command
 from tests.systems.processes import until
@@ -70,17 +71,27 @@ def test_readers_never_see_a_partial_file(tmp_path: Path) -> None:
     target = tmp_path / "marker"
     contents = [letter * 200_000 for letter in "ab"]
     target.write_text(contents[0])
-    loop = 'for i in 1 2 3 4 5 6; do for f in "$2" "$3"; do write_atomically "$1" <"$f"; done; done'
+    loop = 'until [ -e "$4" ]; do for f in "$2" "$3"; do write_atomically "$1" <"$f"; done; done'
     for name, content in zip(("a", "b"), contents, strict=True):
         (tmp_path / name).write_text(content)
-    process = subprocess.Popen(text_command(loop, target, tmp_path / "a", tmp_path / "b"))
-    reads = 0
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        assert target.read_text() in contents, "a reader met a file that is neither the old nor the new one"
-        reads += 1
-    assert process.wait(timeout=5) == 0
-    assert reads > 10, "the test has not looked"
+    enough = tmp_path / "enough"
+    process = subprocess.Popen(text_command(loop, target, tmp_path / "a", tmp_path / "b", enough))
+    files = set()
+
+    def seen_many() -> bool:
+        # Each writing makes a new file.
+        with target.open() as file:
+            files.add(os.fstat(file.fileno()).st_ino)
+            assert file.read() in contents, "a reader met a file that is neither the old nor the new one"
+        reads.append(1)
+        return len(files) > 2 and len(reads) > 50
+
+    reads: list[int] = []
+    try:
+        waiting.until(seen_many, "the reader meets files of several writings", poll_seconds=0)
+    finally:
+        enough.touch()
+        assert process.wait(timeout=scaled(20)) == 0
 
 
 def test_a_missing_directory_is_named(tmp_path: Path, shell: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 from lab import checker
 from lab.airflow.client import AirflowClient
 from lab.airflow.components import components, worker_name
+from lab.waiting import until
 from sebenza_ops.ledger import Outcome
 from tests.installation.conftest import QUEUES, Installation
 
@@ -101,7 +101,4 @@ def _kill_with_children(pid: int) -> list[int]:
 
 def await_(condition: Callable[[], bool], timeout_seconds: float, what: str) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
-        time.sleep(0.2)
+    until(condition, what, timeout_seconds, poll_seconds=0.2, error=AssertionError)

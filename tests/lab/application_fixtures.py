@@ -20,6 +20,7 @@ import pytest
 
 from lab import waiting
 from lab.repository import create_repository
+from lab.waiting import scaled
 from tests.postgres_server import PostgresServer
 
 NODE = shutil.which("node") or "node"
@@ -46,7 +47,7 @@ class Releases:
         """What `npm ci` installs from the first release's lock."""
         tree = self._check_out("v1.0.0", "modules")
         command = ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline"]
-        subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=110)
+        subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=scaled(110))
         return tree / "node_modules"
 
     @functools.cache  # noqa: B019  (one object for the whole session)
@@ -118,7 +119,7 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(scaled(10))
             self._process = None
 
 
@@ -174,12 +175,14 @@ class Color:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(scaled(20))
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script of the release on this color's env file."""
         command = [NODE, f"bin/{script}.js", "--settings", str(self.env_file), *arguments]
-        return subprocess.run(command, cwd=self.release, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, cwd=self.release, capture_output=True, text=True, timeout=scaled(60), check=False
+        )
 
 
 class Estate:

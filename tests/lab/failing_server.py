@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from lab.waiting import scaled
+
 HOSTNAME = "app.sebenza.com"
 
 
@@ -70,12 +72,12 @@ class FailingServer:
 
     def __enter__(self) -> FailingServer:
         self._thread.start()
-        assert self._started.wait(5)
+        assert self._started.wait(scaled(5))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(scaled(5))
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from lab import waiting
+from lab.waiting import scaled
 from sebenza_ops.environments.env_file import format_variable
 from tests.lab.application_fixtures import NODE, ApplicationDatabase, Color, Estate, RedisServer, Releases
 
@@ -226,8 +227,8 @@ def test_draining_finishes_what_is_in_flight(app_estate: Estate) -> None:
         color.process.send_signal(signal.SIGINT)
         waiting.until(lambda: not waiting.accepts_connections("127.0.0.1", color.port), "no new connections")
         assert color.process.poll() is None
-    request.join(10)
-    assert color.process.wait(10) == 0
+    request.join(scaled(10))
+    assert color.process.wait(scaled(10)) == 0
     assert answers[0].status_code == 200
     assert "stopped" in color.output.read_text()
 
@@ -242,7 +243,7 @@ def test_an_open_connection_is_told_to_close(app_estate: Estate) -> None:
     waiting.until(lambda: "draining" in color.output.read_text(), "the drain begins")
     response = color.client.get("/version")
     assert (response.status_code, response.headers["Connection"]) == (200, "close")
-    assert color.process.wait(10) == 0
+    assert color.process.wait(scaled(10)) == 0
 
 
 def test_work_that_never_ends_is_cut_at_the_deadline(app_estate: Estate) -> None:
@@ -261,10 +262,10 @@ def test_work_that_never_ends_is_cut_at_the_deadline(app_estate: Estate) -> None
     with locked_projects(app_estate, color, request):
         assert color.process is not None
         color.process.send_signal(signal.SIGINT)
-        request.join(10)
+        request.join(scaled(10))
         assert failures
         waiting.until(lambda: '"connections_cut":1' in color.output.read_text(), "the worker says what it cut")
-    assert color.process.wait(10) == 0
+    assert color.process.wait(scaled(10)) == 0
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_bad_setting_ends_the_start_and_is_named(app_estate: Estate, variable:
     color.write_env_file(**{variable: value})
     color.start(until_healthy=False)
     assert color.process is not None
-    assert color.process.wait(10) == 1
+    assert color.process.wait(scaled(10)) == 1
     output = color.output.read_text()
     assert said in output
     assert "secret" not in output

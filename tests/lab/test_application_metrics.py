@@ -17,6 +17,7 @@ import pytest
 
 import lab
 from lab import waiting
+from lab.waiting import scaled
 from tests.lab.application_fixtures import NODE, ApplicationDatabase, Color, Estate, RedisServer, Releases
 
 PM2 = Path(lab.__file__).parent / "node" / "node_modules" / "pm2" / "bin" / "pm2"
@@ -50,7 +51,9 @@ class Cluster:
 
     def pm2(self, *arguments: str) -> str:
         command = [NODE, str(PM2), "-s", *arguments]
-        finished = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
+        finished = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=scaled(60), check=True
+        )
         return finished.stdout
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from lab import checker, paths, waiting
 from lab.checker import Verdict, check
+from lab.waiting import scaled
 from tests.fixtures_estate import Estate
 from tests.lab.failing_server import HOSTNAME, write_certificate
 
@@ -108,7 +109,7 @@ class SmallEstate:
     def end(self, name: str) -> None:
         process = self.processes.pop(name)
         process.kill()
-        process.wait(10)
+        process.wait(scaled(10))
 
     def command(self, balancer: str, command: str) -> None:
         assert checker.haproxy(balancer, command) == ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import paths
+from lab.waiting import scaled
 from tests.fixtures_estate import Estate
 
 # No host of the lab that tests share has these addresses.
@@ -35,7 +36,7 @@ def _python(
         env={**os.environ, "SEBENZA_LAB_DIR": str(lab_dir), "SEBENZA_LAB_NET": _OTHER_NETWORK, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
 

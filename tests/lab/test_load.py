@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from lab import waiting
 from lab.load import LoadGenerator, LoadReport
 from lab.load.report import percentile, read_requests
+from lab.waiting import scaled
 from tests.lab.failing_server import FailingServer, write_certificate
 
 
@@ -131,11 +132,11 @@ def test_the_certificate_is_verified(server: FailingServer, tmp_path: Path):
 def test_requests_to_a_color_after_a_moment_count_by_when_they_were_sent(server: FailingServer):
     settings: dict[str, Any] = {"load_balancers": {"lb1": server.address}, "ca_file": server.ca_file, "rate": 200}
     with LoadGenerator(**settings, fresh_share=0.3, request_paths=["/ok"]) as load:
-        wait_for(lambda: load.progress()["requests"] > 100)
+        waiting.until(lambda: load.progress()["requests"] > 100, "users ask")
         server.color = "green"
         load.mark("switched")
         switched_at = load.progress()["requests"]
-        wait_for(lambda: load.progress()["requests"] > switched_at + 100)
+        waiting.until(lambda: load.progress()["requests"] > switched_at + 100, "users ask on")
         report = load.stop()
     switch = report.marks["switched"]
     # What was under way at the switch may have either color; what was sent later must not be blue.
@@ -146,13 +147,6 @@ def test_requests_to_a_color_after_a_moment_count_by_when_they_were_sent(server:
     last = report.last_sent_to("blue")
     assert last is not None
     assert last < switch
-
-
-def wait_for(condition: Any, timeout_seconds: float = 15) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_rate_is_kept_and_both_load_balancers_get_their_share(server: FailingServer):
@@ -205,8 +199,8 @@ time.sleep(60)
     assert parent.stdout.readline() == b"sending\n"
     (sender,) = psutil.Process(parent.pid).children()
     parent.kill()
-    parent.wait(10)
-    sender.wait(10)  # raises TimeoutExpired while it lives
+    parent.wait(scaled(10))
+    sender.wait(scaled(10))  # raises TimeoutExpired while it lives
     parent.stdout.close()
 
 

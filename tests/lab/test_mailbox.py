@@ -26,6 +26,7 @@ from slack_sdk.webhook import WebhookClient
 
 from lab import waiting
 from lab.mailbox.client import Mailbox, MailboxError
+from lab.waiting import scaled
 
 ROUTING_KEY = "0123456789abcdef0123456789abcdef"
 
@@ -53,7 +54,7 @@ class RunningMailbox(Mailbox):
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(10)
+        return self.process.wait(scaled(10))
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, str]:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()

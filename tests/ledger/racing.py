@@ -6,6 +6,7 @@ import os
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from lab.waiting import scaled
 from sebenza_ops.ledger import Holder, LeaseHeld, LeaseKind, Ledger
 
 
@@ -15,7 +16,7 @@ def ask_once_a_round(url: str, name: str, rounds: int, barrier: Barrier, results
     holder = Holder("deploy_blue_green.production", name, "thandi")
     won = []
     for number in range(rounds):
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=scaled(60))
         try:
             lease = ledger.leases.acquire(f"environment-{number}", holder, "race", 120)
         except LeaseHeld:
@@ -30,7 +31,7 @@ def hold_in_turns(url: str, name: str, turns: int, barrier: Barrier, results: Pa
     holder = Holder("rotate_logs.production", name, "airflow")
     witness = results / "held"
     tokens: list[int] = []
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=scaled(60))
     while len(tokens) < turns:
         try:
             lease = ledger.leases.acquire("production", holder, "race", 120, kind=LeaseKind.HOUSEKEEPING)
@@ -45,7 +46,7 @@ def hold_in_turns(url: str, name: str, turns: int, barrier: Barrier, results: Pa
 
 def migrate(url: str, barrier: Barrier) -> None:
     """Migrate at the same time as the others."""
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=scaled(60))
     Ledger.open(url).migrate()
 
 
@@ -53,7 +54,7 @@ def claim_messages(url: str, name: str, barrier: Barrier, results: Path) -> None
     """Claim messages until none is left; write down which."""
     ledger = Ledger.open(url)
     claimed: list[int] = []
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=scaled(60))
     while batch := ledger.outbox.claim(limit=3):
         claimed.extend(item.id for item in batch)
     (results / name).write_text("\n".join(map(str, claimed)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lab.waiting import scaled
 from sebenza_ops.ledger import Ledger, Message
 from tests.ledger import racing
 
@@ -24,7 +25,7 @@ def _race(target: Callable[..., None], *arguments: Any, results: Path | None = N
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=90)
+        process.join(timeout=scaled(90))
     assert [process.exitcode for process in processes] == [0] * PROCESSES
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from lab import addresses, waiting
 from lab.mailbox.client import Mailbox
+from lab.waiting import scaled
 
 
 def amtool(etc: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +63,7 @@ def mailbox(network: str, tmp_path: Path) -> Iterator[Mailbox]:
         yield client
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(scaled(10))
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def alertmanager(etc: Path, mailbox: Mailbox, tmp_path: Path) -> Iterator[str]:
         yield f"http://{endpoint}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(scaled(10))
 
 
 def post_alert(url: str, severity: str, name: str, *, ended: bool = False) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from lab import waiting
 from lab.monitoring import configuration
+from lab.waiting import scaled
 
 CASES = configuration.TEMPLATES / "tests"
 
@@ -143,7 +144,7 @@ def haproxy_metrics(tmp_path: Path) -> Iterator[str]:
         yield ask(tmp_path, "metrics")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(scaled(10))
 
 
 def ask(directory: Path, name: str) -> str:

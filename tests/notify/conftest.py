@@ -13,6 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from lab.mailbox.client import Mailbox
+from lab.waiting import scaled
 from sebenza_ops.environments.policies import Channels
 from sebenza_ops.ledger import Ledger
 from sebenza_ops.notify.runs import Run
@@ -47,7 +48,7 @@ class RunningMailbox(Mailbox):
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=scaled(20))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.environments.policies import Channels
 from sebenza_ops.ledger import Ledger, Message, Outcome
 from sebenza_ops.notify.outbox import (
@@ -248,7 +249,7 @@ def test_hold_is_told_at_once_and_resolved_by_success(
 ) -> None:
     assert queue_hold(ledger, run, "no data from Prometheus for 15 s", channels=channels) == ALL
     assert queue_hold(ledger, run, "no data from Prometheus for 16 s", channels=channels) == []
-    deliver_in_background(ledger).join(timeout=30)
+    deliver_in_background(ledger).join(timeout=scaled(30))
     assert "holds traffic" in mailbox.messages("slack")[0]["text"]
     assert "no data from Prometheus for 15 s" in mailbox.messages("slack")[0]["text"]
     queue_success(ledger, run, channels=channels)
@@ -260,7 +261,7 @@ def test_hold_is_told_at_once_and_resolved_by_success(
 def test_background_delivery_survives_a_lost_ledger(caplog: pytest.LogCaptureFixture) -> None:
     thread = deliver_in_background(Ledger.open("postgresql://127.0.0.1:1/ledger"))
     assert isinstance(thread, threading.Thread)
-    thread.join(timeout=30)
+    thread.join(timeout=scaled(30))
     assert "delivery in the background failed" in caplog.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,9 @@ def test_a_planned_switch_loses_nothing_and_holds_clients_shortly(pair: SwitchEs
     with writer(pair) as client:
         until(lambda: len(client.acknowledged) > 20, "it writes")
         plan = planned(pair, run)
+        began = time.monotonic()
         attempt(run, plan)
+        took_seconds = time.monotonic() - began
         now = len(client.acknowledged)
         until(lambda: len(client.acknowledged) > now + 20, "it writes on")
     assert primary(pair) == other(old)
@@ -125,7 +128,7 @@ def test_a_planned_switch_loses_nothing_and_holds_clients_shortly(pair: SwitchEs
     assert missing(pair, client, other(old)) == []
     pause_ms = progress_of(run)["pause_ms"]
     print(f"\npause {pause_ms} ms, the client's longest gap {client.longest_gap_seconds * 1000:.0f} ms", client.errors)
-    assert 0 < pause_ms < 5000
+    assert 0 < pause_ms <= took_seconds * 1000, "it is not the pause that is measured"
     # Its one connection was closed while it was idle, or in the middle of a row.
     assert len(client.errors) <= 2, client.errors
     summary = finish_switch(run, [], plan_only=False, may_settle=True)

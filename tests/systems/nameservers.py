@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.waiting import scaled
 from sebenza_ops.environments.models import Dns
 from tests.systems.processes import LOOPBACK, accepts, free_port, server
 
@@ -171,7 +172,7 @@ class NameServers:
     def control(self, *arguments: str) -> None:
         """Tell the primary server something (knotc)."""
         command = [_program("knotc"), "-c", str(self.directory / "primary/knot.conf"), *arguments]
-        subprocess.run(command, check=True, capture_output=True, timeout=10)
+        subprocess.run(command, check=True, capture_output=True, timeout=scaled(10))
 
     def knot(self, name: str) -> list[str]:
         """The command of one of the authoritative servers."""

@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lab import waiting
+from lab.waiting import scaled
 
 LOOPBACK = "127.0.0.1"
 
@@ -22,11 +24,8 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 10.0) -> None:
-    """Wait for a condition; fail with what was awaited."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_seconds:g} s in vain: {what}"
-        time.sleep(0.01)
+    """Wait for a condition; fail with what was awaited. The time is that of an idle machine, see `lab.waiting`."""
+    waiting.until(condition, what, timeout_seconds, poll_seconds=0.01, error=AssertionError)
 
 
 def accepts(port: int) -> bool:
@@ -81,10 +80,10 @@ def end(process: subprocess.Popen[str]) -> None:
     family = [process.pid, *descendants(process.pid)]
     process.terminate()
     try:
-        process.wait(timeout=5)
+        process.wait(timeout=scaled(5))
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(timeout=5)
+        process.wait(timeout=scaled(5))
     for pid in family[1:]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.hosts.artifact_server import artifact_server, sha256
 from tests.postgres_server import BINARIES, PostgresServer
 from tests.systems.conftest import SSH_CONNECTION
 from tests.systems.estates import changed
+from tests.systems.processes import until
 from tests.systems.sshd import SshServer
 
 pytestmark = pytest.mark.integration
@@ -75,10 +75,7 @@ def test_a_copy_takes_the_place_of_its_database(
         copy = DatabaseCopy(environment, session, RESTORED, ASIDE)
         assert copy.status().state == "absent"
         copy.start(LOGIN, Source(web.source("/backup")), "backup", sha256(dump), len(dump))
-        until = time.monotonic() + 60
-        while copy.status().state == "running":
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        until(lambda: copy.status().state != "running", "the restore has ended", 60)
         status = copy.status()
         assert status.state == "done", status.log_tail
         then = copy.describe(LOGIN, RESTORED)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import scaled
 from sebenza_ops.environments.models import ObjectStore
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
@@ -76,7 +77,7 @@ def curl(source: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     url, _, certificates = source.partition("\n")
     trusted = ["--cacert", "/dev/stdin"] if certificates else []
     argv = ["curl", "-sS", "--fail", *trusted, *arguments, url]
-    return subprocess.run(argv, input=certificates.encode(), capture_output=True, check=False, timeout=20)
+    return subprocess.run(argv, input=certificates.encode(), capture_output=True, check=False, timeout=scaled(20))
 
 
 def test_a_host_reads_and_writes_one_object_without_credentials(

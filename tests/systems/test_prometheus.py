@@ -7,14 +7,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
-from sebenza_ops.systems.prometheus import QUERY_TIMEOUT_SECONDS, Prometheus
+from sebenza_ops.systems.prometheus import Prometheus
 from tests.systems.processes import LOOPBACK, accepts, free_port, server, until
 
 pytestmark = pytest.mark.integration
@@ -28,6 +28,8 @@ groups:
          annotations: {summary: it is bad}}
       - {alert: Pending, expr: vector(1), for: 1h, labels: {severity: warning}}
 """
+
+STARTED_AT = datetime.now(UTC)
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, port: int) -> Prometheus:
@@ -66,9 +68,11 @@ def real(real_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prometheus
 
 
 def test_a_query_gives_series_with_labels_value_and_moment(real: Prometheus) -> None:
+    before = time.time()
     (sample,) = real.query('label_replace(vector(2.5), "color", "green", "", "")')
     assert (sample.labels, sample.value) == ({"color": "green"}, 2.5)
-    assert abs(sample.at - time.time()) < 10
+    # In milliseconds.
+    assert before - 0.001 <= sample.at <= time.time() + 0.001
 
 
 @pytest.mark.parametrize("expression", ["vector(0) / 0", "no_such_metric", "sum(no_such_metric)"])
@@ -101,7 +105,7 @@ def test_alerts_that_fire_and_those_that_wait(real: Prometheus) -> None:
     assert (critical.state, critical.severity, critical.environment) == ("firing", "critical", "production")
     assert critical.summary == "it is bad"
     assert alerts["Pending"].state == "pending"
-    assert timedelta(0) <= datetime.now(UTC) - critical.active_since < timedelta(minutes=2)
+    assert STARTED_AT <= critical.active_since <= datetime.now(UTC)
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,11 +119,13 @@ class Answering:
 
     def __init__(self) -> None:
         self.status, self.body, self.wait_seconds = 200, "", 0.0
+        self.has_answered = False
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.release.wait(outer.wait_seconds)
+                outer.has_answered = True
                 self.send_response(outer.status)
                 self.end_headers()
                 self.wfile.write(outer.body.encode())
@@ -183,12 +189,12 @@ def test_whatever_else_answers_is_an_outside_error(
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(strange: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    strange.wait_seconds = 30
+    # Until this test is over.
+    strange.wait_seconds = 3600
     prometheus = connect(monkeypatch, strange.web.server_address[1])
-    began = time.monotonic()
     with pytest.raises(OutsideSystemError, match="no answer"):
         prometheus.query("up")
-    assert time.monotonic() - began < QUERY_TIMEOUT_SECONDS + 2
+    assert not strange.has_answered
 
 
 @pytest.mark.parametrize("fraction", ["", ".1", ".123456789"])

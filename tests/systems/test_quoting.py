@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.waiting import scaled
 from sebenza_ops.systems.host_scripts import script_text
 from sebenza_ops.systems.ssh import Fence, known_hosts_line, remote_command, script_argv
 from tests.systems.estates import AN_HOST_KEY, loopback_host
@@ -21,7 +22,7 @@ HOSTILE = st.sampled_from(
 
 def said(command: str) -> bytes:
     """What a login shell makes of the command line that sshd hands to it."""
-    return subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=20).stdout
+    return subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=scaled(20)).stdout
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,7 +42,7 @@ def test_any_argument_reaches_a_script_unchanged(arguments: list[str]) -> None:
 
 
 def test_the_host_itself_ends_a_command_in_time() -> None:
-    done = subprocess.run(["sh", "-c", remote_command(["sleep", "20"], 0.2)], check=False, timeout=10)
+    done = subprocess.run(["sh", "-c", remote_command(["sleep", "3600"], 0.2)], check=False, timeout=scaled(20))
     assert done.returncode == 124
 
 

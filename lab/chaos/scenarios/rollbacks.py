@@ -17,6 +17,7 @@ from lab.chaos.stage import APPLICATION_HOSTS, ENVIRONMENT, STOP
 from lab.inventory import storage_client
 from lab.pipeline import ci_variables
 from lab.releases import resolve
+from lab.waiting import scaled
 from sebenza_ops.deployment.release import artifact_key
 
 _PLAN: Final = "plan_rollback"
@@ -129,11 +130,11 @@ def _ci_killed(drill: Drill) -> None:
     run = drill.follows(DEPLOY, run_id)
     BAKING.reach(drill, run)
     first.kill()
-    first.wait(10)
+    first.wait(scaled(10))
     drill.note("CI's script killed in the bake")
     second = _start_script(version, pipeline)
     drill.stack.callback(_end, second)
-    output, _ = second.communicate(timeout=_SCRIPT_SECONDS)
+    output, _ = second.communicate(timeout=scaled(_SCRIPT_SECONDS))
     drill.expect(second.returncode == 0, f"the script that was run again ended with {second.returncode}: {output}")
     drill.expect("it is followed" in output, f"the script does not say that it found its run: {output}")
     runs = [row["dag_run_id"] for row in drill.stage.client.dag_runs(DEPLOY) if pipeline in row["dag_run_id"]]
