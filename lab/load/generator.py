@@ -86,7 +86,7 @@ class LoadGenerator:
         self._process: subprocess.Popen[str] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._marks: dict[str, float] = {}
-        self._latest: dict[str, Any] = {"requests": 0, "failed": 0, "retried": 0, "colors": {}}
+        self._latest: dict[str, Any] = dict.fromkeys(("requests", "failed", "retried", "shed", "in_flight"), 0)
         self._end: dict[str, Any] | None = None
         self._ready = threading.Event()
         self._reader: threading.Thread | None = None
@@ -133,7 +133,7 @@ class LoadGenerator:
         return self._marks[label]
 
     def progress(self) -> dict[str, Any]:
-        """Counts as of the last full second: requests, failed, retried, in_flight, colors (of that second)."""
+        """Counts as of the last second (`at`, epoch): requests, failed, retried, shed, in_flight; colors of that second."""
         return dict(self._latest)
 
     def wait(self) -> LoadReport:
