@@ -174,19 +174,24 @@ def next_rate(steps: Sequence[Step], enough: float) -> float | None:
     Doubled until one is not served, then between the two. The first is tried twice: one burst of something else
     must not make a machine too slow.
     """
-    served = max((step.rate for step in steps if step.shortfall() is None), default=None)
-    missed = min((step.rate for step in steps if step.shortfall() is not None), default=None)
+    served = highest_served(steps)
+    missed = min((step.rate for step in steps if step.rate > served and step.shortfall() is not None), default=None)
     if missed is None:
-        if served is None:
+        if not served:
             return min(FIRST_RATE, enough)
         return min(served * 2, enough) if served < enough else None
-    if served is None:
+    if not served:
         if len(steps) == 1:
             return missed
         return math.floor(missed / 2) if missed / 2 >= LOWEST_RATE else None
     if missed / served <= PRECISION:
         return None
     return float(math.floor(math.sqrt(served * missed)))
+
+
+def highest_served(steps: Sequence[Step]) -> float:
+    """The highest rate that was served; 0 when none was."""
+    return max((step.rate for step in steps if step.shortfall() is None), default=0.0)
 
 
 def measure(enough: float, say: Say, *, load_balancers: Sequence[str] = LOAD_BALANCERS) -> Capacity:
@@ -214,7 +219,7 @@ def measure(enough: float, say: Say, *, load_balancers: Sequence[str] = LOAD_BAL
         beside = work.name
     await_calm(load_balancers, began)
     return Capacity(
-        per_second=max((step.rate for step in steps if step.shortfall() is None), default=0.0),
+        per_second=highest_served(steps),
         enough=enough,
         beside=beside,
         measured_at=began,
