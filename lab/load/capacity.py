@@ -49,7 +49,6 @@ OPEN_SECONDS: Final = 0.5
 # The kept connections are opened all at once.
 LEAST_OPEN: Final = 40
 
-KEPT_FILE: Final = paths.LAB_DIR / "capacity.json"
 KEPT_SECONDS: Final = 15 * 60.0
 # So many more or fewer processors busy with the same estate at rest, and what was measured is not true any more.
 BUSY_TOLERANCE_CORES: Final = 0.5
@@ -253,11 +252,11 @@ def rate_for(maximum: float, say: Say = lambda _: None) -> float:
 def capacity_for(maximum: float, say: Say = lambda _: None) -> Capacity:
     """What the estate serves, as far as a load of at most `maximum` asks: kept from before, or measured now."""
     enough = maximum / SHARE
-    kept = read_kept(KEPT_FILE)
+    kept = read_kept(paths.CAPACITY_FILE)
     if kept is not None and holds(kept, enough, time.time(), boot_id(), busy_cores_now()):
         return kept
     capacity = measure(enough, say)
-    write_kept(KEPT_FILE, capacity)
+    write_kept(paths.CAPACITY_FILE, capacity)
     return capacity
 
 
