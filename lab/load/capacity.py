@@ -22,7 +22,7 @@ from lab import addresses, paths
 from lab.load.busy_airflow import busy_airflow
 from lab.load.calm import await_calm
 from lab.load.generator import LoadGenerator
-from lab.load.report import OK, LoadReport
+from lab.load.report import OK, LoadReport, percentile
 from lab.waiting import LabError
 
 # The other half is for what comes at its worst beside a load: the second color starting, a backup, Airflow's bursts.
@@ -38,6 +38,8 @@ PRECISION: Final = 1.3
 # Nobody is helped by knowing less exactly than this how slow a machine is.
 LOWEST_RATE: Final = 4.0
 STEP_SECONDS: Final = 3.0
+# The kept connections are opened all at once, which is no part of a rate: response times count from here on.
+OPENING_SECONDS: Final = 0.5
 # Without a queue an answer takes 5 to 50 ms; a third of a second is one that waited for the processors, and still far
 # from the 2 s at which monitoring warns and the application gives up on its database.
 P95_SECONDS: Final = 0.35
@@ -46,7 +48,7 @@ DISPATCH_DELAY_SECONDS: Final = 0.5
 # Open requests are limited to those of so many seconds, so that a rate that is too high leaves a queue that is gone in
 # a second: health checks (2 s) must not fail, and no alert may begin.
 OPEN_SECONDS: Final = 0.5
-# The kept connections are opened all at once.
+# Room for the opening.
 LEAST_OPEN: Final = 40
 
 KEPT_SECONDS: Final = 15 * 60.0
@@ -87,13 +89,14 @@ class Step:
     @classmethod
     def of(cls, report: LoadReport) -> Step:
         """From a load's report."""
+        settled = [each for each in report.all_requests if each.started_at >= report.started_at + OPENING_SECONDS]
         return cls(
             rate=report.rate,
             requests=report.requests,
             failed=sum(1 for request in report.all_requests if request.outcome != OK),
             shed=report.shed,
             open_at_end=sum(1 for request in report.all_requests if request.finished_at > report.ended_at),
-            p95_seconds=report.latency()["p95"],
+            p95_seconds=percentile([each.latency_seconds for each in settled], 0.95),
             dispatch_delay_seconds=report.max_dispatch_delay_seconds,
         )
 

@@ -72,15 +72,17 @@ def test_a_rate_is_served_only_if_every_answer_came_and_came_soon(changed: dict[
 
 
 def test_a_step_is_what_the_client_saw() -> None:
-    def request(outcome: str, finished_at: float) -> Request:
-        return Request(1.0, 1.0, finished_at, "lb1", "fresh", "GET", "/", 200, "blue", "r", outcome, False, "id", "")
+    def request(outcome: str, started_at: float, finished_at: float) -> Request:
+        return Request(
+            started_at, started_at, finished_at, "lb1", "fresh", "GET", "/", 200, "blue", "r", outcome, False, "id", ""
+        )
 
     report = LoadReport(
         started_at=0.0, ended_at=3.0, rate=60, marks={}, shed=2, cpu_seconds=0.1, max_dispatch_delay_seconds=0.03,
-        all_requests=[request("ok", 1.1), request("ok", 3.2), request("reset", 1.2)],
+        all_requests=[request("ok", 0.1, 4.9), request("ok", 1.0, 1.1), request("ok", 1.0, 2.5), request("reset", 1.0, 1.2)],
     )  # fmt: skip
 
-    assert Step.of(report) == Step(60, 3, 1, 2, 1, 3.2 - 1.0, 0.03)
+    assert Step.of(report) == Step(60, 4, 1, 2, 1, 1.5, 0.03)
 
 
 def search(serves: float, enough: float) -> list[Step]:
