@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from lab import addresses, paths
 from lab.load.busy_airflow import busy_airflow
 from lab.load.calm import await_calm
 from lab.load.generator import LoadGenerator
+from lab.load.processors import foreign_cores
 from lab.load.report import OK, LoadReport, percentile
 from lab.waiting import LabError
 
@@ -52,10 +51,8 @@ OPEN_SECONDS: Final = 0.5
 LEAST_OPEN: Final = 40
 
 KEPT_SECONDS: Final = 15 * 60.0
-# So many more or fewer processors busy with the same estate at rest, and what was measured is not true any more.
-BUSY_TOLERANCE_CORES: Final = 0.5
-# A second of looking; an estate at rest has its own bursts (scrapes, Airflow's loops) each second.
-BUSY_LOOK_SECONDS: Final = 1.0
+# So many more or fewer processors in use by other programs, and what was measured is not true any more.
+FOREIGN_TOLERANCE_CORES: Final = 0.5
 
 Say = Callable[[str], None]
 
@@ -128,7 +125,7 @@ class Capacity:
         beside: what kept Airflow busy meanwhile.
         measured_at: epoch seconds.
         boot_id: of this machine's start.
-        busy_cores: processors in use before, with the estate at rest.
+        foreign_cores: processors that other programs used before.
         load_average: of one minute, before; for people.
         steps: what was tried.
     """
@@ -138,7 +135,7 @@ class Capacity:
     beside: str
     measured_at: float
     boot_id: str
-    busy_cores: float
+    foreign_cores: float
     load_average: float
     steps: tuple[Step, ...]
 
@@ -165,8 +162,8 @@ class Capacity:
         why = f" (at {lowest.rate:g}: {lowest.shortfall()})" if lowest is not None else ""
         return (
             f"this machine is too slow: {self.summary()}{why}, and half of that is less than {MINIMUM_PER_SECOND}, "
-            f"with which a deployment can be watched. {self.busy_cores:.1f} of its {os.cpu_count()} processors were in "
-            "use before: end what else runs on it, or take a machine with more; nothing was deployed"
+            f"with which a deployment can be watched. Other programs used {self.foreign_cores:.1f} of its "
+            f"{os.cpu_count()} processors: end them, or take a machine with more. Nothing was deployed"
         )
 
 
@@ -206,7 +203,7 @@ def measure(enough: float, say: Say, *, load_balancers: Sequence[str] = LOAD_BAL
 
     Raises LabError when Airflow could not be kept busy, or the estate does not come to rest.
     """
-    busy_cores, load_average = busy_cores_now(), os.getloadavg()[0]
+    foreign, load_average = foreign_cores(), os.getloadavg()[0]
     began = time.time()
     steps: list[Step] = []
     say("measuring what the estate serves while Airflow works")
@@ -226,7 +223,7 @@ def measure(enough: float, say: Say, *, load_balancers: Sequence[str] = LOAD_BAL
         beside=beside,
         measured_at=began,
         boot_id=boot_id(),
-        busy_cores=busy_cores,
+        foreign_cores=foreign,
         load_average=load_average,
         steps=tuple(steps),
     )
@@ -256,22 +253,22 @@ def capacity_for(maximum: float, say: Say = lambda _: None) -> Capacity:
     """What the estate serves, as far as a load of at most `maximum` asks: kept from before, or measured now."""
     enough = maximum / SHARE
     kept = read_kept(paths.CAPACITY_FILE)
-    if kept is not None and holds(kept, enough, time.time(), boot_id(), busy_cores_now()):
+    if kept is not None and holds(kept, enough, time.time(), boot_id(), foreign_cores()):
         return kept
     capacity = measure(enough, say)
     write_kept(paths.CAPACITY_FILE, capacity)
     return capacity
 
 
-def holds(kept: Capacity, enough: float, now: float, boot: str, busy_cores: float) -> bool:
+def holds(kept: Capacity, enough: float, now: float, boot: str, foreign: float) -> bool:
     """Whether what was measured before still tells how much is served.
 
-    Not after a restart of the machine, nor when it is busier or idler than it was, nor when no rate as high as
-    `enough` was tried and none was missed.
+    Not after a restart of the machine, nor when other programs use more or less of it than then, nor when no rate as
+    high as `enough` was tried and none was missed.
     """
     is_known = kept.per_second < kept.enough or kept.enough >= enough
     is_young = 0 <= now - kept.measured_at <= KEPT_SECONDS
-    is_alike = abs(kept.busy_cores - busy_cores) <= BUSY_TOLERANCE_CORES
+    is_alike = abs(kept.foreign_cores - foreign) <= FOREIGN_TOLERANCE_CORES
     return is_known and is_young and is_alike and kept.boot_id == boot
 
 
@@ -294,12 +291,3 @@ def write_kept(file: Path, capacity: Capacity) -> None:
 def boot_id() -> str:
     """What is new with every start of the machine (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def busy_cores_now() -> float:
-    """How many processors are in use, over a second; one that the machine's host has taken away counts as in use."""
-    before = psutil.cpu_times()
-    time.sleep(BUSY_LOOK_SECONDS)
-    after = psutil.cpu_times()
-    idle = after.idle + after.iowait - before.idle - before.iowait
-    return max(0.0, (os.cpu_count() or 1) - idle / BUSY_LOOK_SECONDS)

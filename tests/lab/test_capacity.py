@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +34,7 @@ from lab.load.capacity import (
     read_kept,
     write_kept,
 )
+from lab.load.processors import foreign_cores, own_seconds
 from lab.load.report import LoadReport, Request
 
 SERVED = Step(rate=100, requests=316, failed=0, shed=0, open_at_end=1, p95_seconds=0.02, dispatch_delay_seconds=0.01)
@@ -46,7 +51,7 @@ def capacity(per_second: float, **values: Any) -> Capacity:
         "beside": "runs of something",
         "measured_at": 1000.0,
         "boot_id": "this boot",
-        "busy_cores": 0.4,
+        "foreign_cores": 0.4,
         "load_average": 0.8,
         "steps": (step(per_second, True), step(per_second * 1.2, False)),
     }
@@ -77,9 +82,10 @@ def test_a_step_is_what_the_client_saw() -> None:
             started_at, started_at, finished_at, "lb1", "fresh", "GET", "/", 200, "blue", "r", outcome, False, "id", ""
         )
 
+    ended = [("ok", 0.1, 4.9), ("ok", 1.0, 1.1), ("ok", 1.0, 2.5), ("reset", 1.0, 1.2)]
     report = LoadReport(
         started_at=0.0, ended_at=3.0, rate=60, marks={}, shed=2, cpu_seconds=0.1, max_dispatch_delay_seconds=0.03,
-        all_requests=[request("ok", 0.1, 4.9), request("ok", 1.0, 1.1), request("ok", 1.0, 2.5), request("reset", 1.0, 1.2)],
+        all_requests=[request(*each) for each in ended],
     )  # fmt: skip
 
     assert Step.of(report) == Step(60, 4, 1, 2, 1, 1.5, 0.03)
@@ -152,7 +158,7 @@ def test_a_machine_that_is_too_slow_is_told_its_figures() -> None:
         "serves 50 requests a second",
         "at 60: 3 of 316 requests failed",
         "less than 30",
-        "nothing was deployed",
+        "Nothing was deployed",
     ):
         assert text in str(refused.value)
     # A load that is small itself still has its half.
@@ -162,14 +168,14 @@ def test_a_machine_that_is_too_slow_is_told_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "enough", "now", "busy_cores", "expected"),
+    ("changed", "enough", "now", "foreign", "expected"),
     [
         ({}, 800, 1001, 0.5, True),
         ({}, 800, 1001 + KEPT_SECONDS, 0.5, False),
         ({}, 800, 999, 0.5, False),
         ({"boot_id": "another boot"}, 800, 1001, 0.5, False),
         ({}, 800, 1001, 1.4, False),
-        ({"busy_cores": 1.4}, 800, 1001, 0.5, False),
+        ({"foreign_cores": 1.4}, 800, 1001, 0.5, False),
         ({"per_second": 80, "enough": 80}, 80, 1001, 0.5, True),
         ({"per_second": 80, "enough": 80}, 400, 1001, 0.5, False),
         ({"per_second": 70, "enough": 80}, 400, 1001, 0.5, True),
@@ -177,11 +183,11 @@ def test_a_machine_that_is_too_slow_is_told_its_figures() -> None:
     ids=["same", "old", "clock-set-back", "restarted", "busier", "idler", "enough", "not-tried", "missed"],
 )
 def test_what_was_measured_holds_while_the_machine_is_the_same(
-    changed: dict[str, Any], enough: float, now: float, busy_cores: float, expected: bool
+    changed: dict[str, Any], enough: float, now: float, foreign: float, expected: bool
 ) -> None:
     kept = capacity(430, **changed) if "per_second" not in changed else capacity(**changed)
 
-    assert holds(kept, enough, now, "this boot", busy_cores) is expected
+    assert holds(kept, enough, now, "this boot", foreign) is expected
 
 
 def test_what_was_measured_is_kept_whole(tmp_path: Path) -> None:
@@ -211,3 +217,29 @@ def test_measuring_leaves_production_and_airflow_as_they_were(estate: Any, airfl
     assert checker.check("production") == before
     assert not before.problems
     assert [haproxy.sessions(host) for host in LOAD_BALANCERS] == [0, 0]
+
+
+BUSY = [sys.executable, "-c", "while True: pass"]
+
+
+def test_what_nobody_of_the_lab_has_started_is_foreign() -> None:
+    # Its parent ends at once.
+    start = f"import subprocess; print(subprocess.Popen({BUSY!r}, stdout=subprocess.DEVNULL).pid)"
+    done = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
+    orphan = psutil.Process(int(done.stdout))
+    try:
+        began, used = time.monotonic(), sum(orphan.cpu_times()[:2])
+        found = foreign_cores()
+        used = (sum(orphan.cpu_times()[:2]) - used) / (time.monotonic() - began)
+        assert orphan.pid not in own_seconds()
+    finally:
+        orphan.kill()
+    assert found >= used * 0.8 > 0
+
+
+def test_a_child_of_the_caller_is_not_foreign() -> None:
+    with subprocess.Popen(BUSY) as child:
+        try:
+            assert child.pid in own_seconds()
+        finally:
+            child.kill()
