@@ -20,7 +20,10 @@ from lab import paths
 from lab.airflow.client import AirflowApiError, AirflowClient, AwaitTimeoutError
 from lab.airflow.settings import lab_settings
 from lab.airflow.stack import LocalAirflow
+from lab.connections import storage_client
+from lab.storage import BUCKET
 from lab.waiting import LabError
+from sebenza_ops.evidence.store import report_key
 
 DAG_ID: Final = "check_environment.production"
 NOTE: Final = "Keeps Airflow busy while it is measured what the estate serves beside it."
@@ -98,14 +101,16 @@ class _Runs:
             raise LabError(f"Airflow could not be kept busy with {self.name}: {self._error}") from self._error
 
     def end(self) -> None:
-        """Let the last runs end, and remove all of them."""
+        """Let the last runs end, and remove all of them with their reports."""
         self._stop.set()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(RUN_SECONDS)
+        reports = storage_client()
         with self._airflow.client("admin") as admin:
             for run_id in self._run_ids:
                 admin.request("DELETE", f"/dags/{DAG_ID}/dagRuns/{run_id}")
+                reports.delete_object(Bucket=BUCKET, Key=report_key("production", DAG_ID, run_id))
 
     def _url(self) -> str:
         return f"{self._airflow.settings.url}/dags/{DAG_ID}"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lab import checker, haproxy
 from lab.airflow.stack import LocalAirflow
+from lab.connections import storage_client
 from lab.load.busy_airflow import DAG_ID
 from lab.load.capacity import (
     DISPATCH_DELAY_SECONDS,
@@ -36,6 +37,7 @@ from lab.load.capacity import (
 )
 from lab.load.processors import foreign_cores, own_seconds
 from lab.load.report import LoadReport, Request
+from lab.storage import BUCKET
 
 SERVED = Step(rate=100, requests=316, failed=0, shed=0, open_at_end=1, p95_seconds=0.02, dispatch_delay_seconds=0.01)
 
@@ -200,12 +202,17 @@ def test_what_was_measured_is_kept_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def reports() -> list[str]:
+    found = storage_client().list_objects_v2(Bucket=BUCKET, Prefix=f"evidence/production/{DAG_ID}/")
+    return [each["Key"] for each in found.get("Contents", [])]
+
+
 @pytest.mark.slow
 def test_measuring_leaves_production_and_airflow_as_they_were(estate: Any, airflow: LocalAirflow) -> None:
     before = checker.check("production")
     lines: list[str] = []
     with airflow.client("operator") as client:
-        runs_before = {run["dag_run_id"] for run in client.dag_runs(DAG_ID)}
+        runs_before, reports_before = {run["dag_run_id"] for run in client.dag_runs(DAG_ID)}, reports()
         found = measure(80, lines.append)
         runs_after = {run["dag_run_id"] for run in client.dag_runs(DAG_ID)}
 
@@ -214,6 +221,7 @@ def test_measuring_leaves_production_and_airflow_as_they_were(estate: Any, airfl
     assert found.beside.endswith(DAG_ID)
     assert len(lines) >= 1 + len(found.steps)
     assert runs_after == runs_before, "runs that kept Airflow busy are left"
+    assert reports() == reports_before
     assert checker.check("production") == before
     assert not before.problems
     assert [haproxy.sessions(host) for host in LOAD_BALANCERS] == [0, 0]
