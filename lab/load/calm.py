@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,17 +22,20 @@ def await_calm(load_balancers: Sequence[str], since: float) -> None:
     An alert that is on its way counts: its condition is true already, and a deployment would find it firing.
     Raises LabError that says what is still going on.
     """
-    until(
-        lambda: not any(haproxy.sessions(host) for host in load_balancers),
-        "no request is open on " + ", ".join(load_balancers),
-        CALM_SECONDS,
-    )
+    _await_none(lambda: [host for host in load_balancers if haproxy.sessions(host)], "requests are still open on")
     for host in load_balancers:
         color = application_hosts.live_color(host)
         if color is None:
             raise LabError(f"{host} has no live color: `python -m lab mend`, or `python -m lab reset production`")
         haproxy.await_servers(host, color_backend(color), CALM_SECONDS)
-    until(lambda: not _alerts(since), "no alert about the application has begun with the load", CALM_SECONDS)
+    _await_none(lambda: _alerts(since), "alerts that began with the load are still on:")
+
+
+def _await_none(found: Callable[[], list[str]], what: str) -> None:
+    try:
+        until(lambda: not found(), what, CALM_SECONDS)
+    except LabError:
+        raise LabError(f"{what} {', '.join(found())}, {CALM_SECONDS:g} s after the load has ended") from None
 
 
 def _alerts(since: float) -> list[str]:
