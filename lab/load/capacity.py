@@ -256,7 +256,9 @@ def capacity_for(maximum: float, say: Say = lambda _: None) -> Capacity:
     if kept is not None and holds(kept, enough, time.time(), boot_id(), foreign_cores()):
         return kept
     capacity = measure(enough, say)
-    write_kept(paths.CAPACITY_FILE, capacity)
+    if capacity.per_second * SHARE >= min(maximum, MINIMUM_PER_SECOND):
+        # Whoever was told that the machine is too slow has changed something, and tries again.
+        write_kept(paths.CAPACITY_FILE, capacity)
     return capacity
 
 
