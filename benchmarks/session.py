@@ -125,8 +125,16 @@ def new_load() -> LoadGenerator:
 
 @contextmanager
 def under_load() -> Iterator[LoadGenerator]:
-    """Load that has run for a moment already; what is measured happens inside the block."""
+    """Load that has run for a moment already; what is measured happens inside the block.
+
+    Raises BenchmarkError when requests failed before anything has begun: what follows would not be the change's doing.
+    """
     with new_load() as load:
         # The time itself is awaited: so many seconds of traffic before the change.
         time.sleep(LEAD_SECONDS)
+        if bad := load.progress()["failed"] + load.progress()["shed"]:
+            raise BenchmarkError(
+                f"{bad} requests failed or could not be sent under {rate():g} a second, with nothing going on: "
+                "this machine is busy with something else; end that, and measure again"
+            )
         yield load
