@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +16,14 @@ from lab.airflow.client import AirflowClient
 from lab.airflow.follow import failure_report
 from lab.airflow.settings import AirflowSettings, lab_settings
 from lab.airflow.stack import LocalAirflow
+from lab.load.capacity import capacity_for
 from lab.load.generator import LoadGenerator
 
 LOAD_BALANCERS: Final = ("lb1", "lb2")
 SCRATCH_DAGS: Final = Path(__file__).with_name("dags")
 SCRATCH_DAG_ID: Final = "benchmark_empty_chain"
-# About what two cores serve beside a deployment of Airflow's and the whole estate, without a queue.
-RATE_PER_SECOND: Final = 200.0
+# Where the machine serves twice as much.
+MAXIMUM_PER_SECOND: Final = 200.0
 # Traffic on the old color, before anything happens.
 LEAD_SECONDS: Final = 2.0
 # Without a change of any task of the run, by this machine's measure (lab/waiting.py).
@@ -99,19 +101,43 @@ def _has_scratch(airflow: LocalAirflow) -> bool:
         return any(dag["dag_id"] == SCRATCH_DAG_ID for dag in client.dags())
 
 
+@cache
+def rate() -> float:
+    """Requests a second of every load of this process, so that what is compared was measured under the same one.
+
+    Raises MachineTooSlowError, a LabError, when the estate serves too little here.
+    """
+    capacity = capacity_for(MAXIMUM_PER_SECOND, _say)
+    chosen = capacity.rate(MAXIMUM_PER_SECOND)
+    _say(f"{capacity.summary()}; loads have {chosen:g}")
+    return chosen
+
+
+def _say(line: str) -> None:
+    print(f"bench: {line}", flush=True)
+
+
 def new_load() -> LoadGenerator:
     """Load on production's load balancers; nothing is sent before it is started."""
     return LoadGenerator(
         load_balancers={name: (addresses.address(name), addresses.HTTPS_PORT) for name in LOAD_BALANCERS},
         ca_file=paths.CA_FILE,
-        rate=RATE_PER_SECOND,
+        rate=rate(),
     )
 
 
 @contextmanager
 def under_load() -> Iterator[LoadGenerator]:
-    """Load that has run for a moment already; what is measured happens inside the block."""
+    """Load that has run for a moment already; what is measured happens inside the block.
+
+    Raises BenchmarkError when requests failed before anything has begun: what follows would not be the change's doing.
+    """
     with new_load() as load:
         # The time itself is awaited: so many seconds of traffic before the change.
         time.sleep(LEAD_SECONDS)
+        if bad := load.progress()["failed"] + load.progress()["shed"]:
+            raise BenchmarkError(
+                f"{bad} requests failed or could not be sent under {rate():g} a second, with nothing going on: "
+                "this machine is busy with something else; end that, and measure again"
+            )
         yield load

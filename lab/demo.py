@@ -9,28 +9,34 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab import addresses, estate, paths
-from lab.airflow.client import AirflowClient
+from lab.airflow.client import FINISHED_RUN, AirflowClient, TaskInstance
 from lab.airflow.follow import QUIET_STATES, conclusion
 from lab.airflow.settings import lab_settings
 from lab.airflow.stack import LocalAirflow
 from lab.checker import check
+from lab.load.capacity import LOAD_BALANCERS, P95_SECONDS, Capacity, capacity_for
 from lab.load.generator import LoadGenerator
 from lab.load.report import LoadReport
+from lab.waiting import LabError
 from sebenza_ops.ledger import Deployment, Ledger
 
 ENVIRONMENT = "production"
 DAG_ID = f"deploy_blue_green.{ENVIRONMENT}"
 RESULT = paths.CHECKOUT / "build" / "demo.json"
-RATE_PER_SECOND = 400
+# Where the machine serves twice as much.
+MAXIMUM_PER_SECOND = 400
 MINIMUM_REQUESTS = 20_000
 BAKE_SECONDS = 20
-# Traffic before and after the deployment, so that the switch is seen in the middle of it.
-LEAD_SECONDS = 3.0
+# Traffic before the deployment. All of it must be answered, and soon: else what fails later is the machine's fault.
+LEAD_SECONDS = 5.0
+# Without any change of any task for so long, the run is given up; a slow machine takes longer for all of them.
+STANDSTILL_SECONDS = 600.0
+PROGRESS_SECONDS = 15.0
+POLL_SECONDS = 0.5
 VERSIONS = ("v1.1.0", "v1.2.0")
 
 
@@ -45,6 +51,8 @@ class DemoResult:
     switch_seconds: float
     total_seconds: float
     evidence: str
+    rate_per_second: float
+    capacity_per_second: float
 
 
 def say(line: str) -> None:
@@ -55,11 +63,15 @@ def say(line: str) -> None:
 def main() -> int:
     """Run the demo; 0 when no request failed and none went astray."""
     began = time.monotonic()
-    estate.up(lambda line: say(f"lab: {line}"))
-    airflow = LocalAirflow(lab_settings(), say=lambda line: say(f"airflow: {line}"))
-    airflow.up()
-    with airflow.client("operator") as client:
-        result, report, record = run_demo(client)
+    try:
+        estate.up(lambda line: say(f"lab: {line}"))
+        airflow = LocalAirflow(lab_settings(), say=lambda line: say(f"airflow: {line}"))
+        airflow.up()
+        with airflow.client("operator") as client:
+            result, report, record = run_demo(client)
+    except LabError as error:
+        say(f"demo: {error}")
+        return 1
     RESULT.parent.mkdir(exist_ok=True)
     result = DemoResult(**{**asdict(result), "total_seconds": round(time.monotonic() - began, 1)})
     RESULT.write_text(json.dumps(asdict(result), indent=2) + "\n")
@@ -69,26 +81,29 @@ def main() -> int:
 
 
 def run_demo(client: AirflowClient) -> tuple[DemoResult, LoadReport, Deployment]:
-    """Deploy under load; returns the figures, the load's report, and the ledger's record of the deployment."""
+    """Deploy under load; returns the figures, the load's report, and the ledger's record of the deployment.
+
+    Raises LabError, with nothing deployed, when production is not in order or the machine is too slow for a load.
+    """
     live = check(ENVIRONMENT)
     if not live.exactly_one_live:
-        raise SystemExit(
-            f"demo: {ENVIRONMENT} is not in order: {'; '.join(live.problems)}; `python -m lab mend` mends it"
-        )
+        raise LabError(f"{ENVIRONMENT} is not in order: {'; '.join(live.problems)}; `python -m lab mend` mends it")
     running = live.release or ""
     version = next(version for version in VERSIONS if not running.startswith(f"{version}-"))
-    say(f"demo: {running} is live; deploying {version} under {RATE_PER_SECOND} requests a second")
-    balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in ("lb1", "lb2")}
-    load = LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE_PER_SECOND)
+    capacity = capacity_for(MAXIMUM_PER_SECOND, lambda line: say(f"demo: {line}"))
+    rate = capacity.rate(MAXIMUM_PER_SECOND)
+    say(f"demo: {capacity.summary()}; {running} is live, deploying {version} under {rate:g} of them")
+    balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in LOAD_BALANCERS}
+    load = LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=rate)
     with load:
-        time.sleep(LEAD_SECONDS)
+        lead_in(load, rate, capacity)
         conf = {"version": version, "bake_seconds": BAKE_SECONDS, "force_reason": "demo"}
         run_id = client.trigger(DAG_ID, conf)
         say(f"demo: {client.run_url(DAG_ID, run_id)}")
-        client.await_state(DAG_ID, run_id, timeout_seconds=600, on_change=_show_progress(load))
+        state = follow(client, run_id, load)
         told = conclusion(client, DAG_ID, run_id)
-        while load.progress()["requests"] < MINIMUM_REQUESTS:
-            time.sleep(0.2)
+        if state == "success":
+            await_requests(load, rate)
         report = load.stop()
     for line in told:
         say(line)
@@ -98,25 +113,80 @@ def run_demo(client: AirflowClient) -> tuple[DemoResult, LoadReport, Deployment]
     result = DemoResult(
         outcome=str(record.outcome),
         requests=report.requests,
-        failed=report.failed,
+        # What was due and could not be sent has not been served either.
+        failed=report.failed + report.shed,
         requests_to_old_color_after_switch=report.requests_to(old, since=switched_at)
         if switched_at
         else report.requests,
         switch_seconds=round(float(record.progress.get("switch_seconds") or 0), 3),
         total_seconds=0.0,
         evidence=str(record.evidence_url),
+        rate_per_second=rate,
+        capacity_per_second=capacity.per_second,
     )
     return result, report, record
 
 
-def _show_progress(load: LoadGenerator) -> Callable[[list], None]:  # type: ignore[type-arg]
-    def show(changed: list) -> None:  # type: ignore[type-arg]
-        so_far = load.progress()
-        for task in changed:
-            if task.state not in QUIET_STATES:
-                say(f"  {task.state:<16} {task.label:<26} {so_far['requests']:>7} requests, {so_far['failed']} failed")
+def lead_in(load: LoadGenerator, rate: float, capacity: Capacity) -> None:
+    """Send for a moment before anything is deployed. Raises LabError unless every request is answered, and soon."""
+    # The time itself is awaited, and then the count of a full second after it.
+    ends_at = time.time() + LEAD_SECONDS
+    while (so_far := load.progress()).get("at", 0.0) < ends_at:
+        if time.time() > ends_at + STANDSTILL_SECONDS:
+            raise LabError("the load client does not report: nothing was deployed")
+        time.sleep(POLL_SECONDS / 10)
+    bad = so_far["failed"] + so_far["shed"]
+    if bad or so_far["in_flight"] > max(1.0, rate * P95_SECONDS):
+        raise LabError(
+            f"this machine is too slow, or busy with something else: under {rate:g} requests a second {bad} of "
+            f"{so_far['requests']} failed and {so_far['in_flight']} waited before the deployment, though "
+            f"{capacity.summary()}. Nothing was deployed; end what else runs here, and try again"
+        )
 
-    return show
+
+def follow(client: AirflowClient, run_id: str, load: LoadGenerator) -> str:
+    """Show what happens until the run has ended; its state. Raises LabError when nothing happens any more."""
+    seen: dict[str, tuple[str | None, int]] = {}
+    changed_at = time.monotonic()
+    while True:
+        state = str(client.dag_run(DAG_ID, run_id)["state"])
+        tasks = client.task_instances(DAG_ID, run_id)
+        changed = [task for task in tasks if seen.get(task.label) != (task.state, task.try_number)]
+        if changed:
+            seen |= {task.label: (task.state, task.try_number) for task in changed}
+            changed_at = time.monotonic()
+            _show(changed, load)
+        if state in FINISHED_RUN:
+            return state
+        if time.monotonic() - changed_at > STANDSTILL_SECONDS:
+            raise LabError(
+                f"{DAG_ID} run {run_id} is {state}, and no task has changed for {STANDSTILL_SECONDS:g} s: "
+                f"{client.run_url(DAG_ID, run_id)} shows which one it waits for"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _show(changed: list[TaskInstance], load: LoadGenerator) -> None:
+    so_far = load.progress()
+    for task in changed:
+        if task.state not in QUIET_STATES:
+            say(f"  {task.state:<16} {task.label:<26} {so_far['requests']:>7} requests, {so_far['failed']} failed")
+
+
+def await_requests(load: LoadGenerator, rate: float) -> None:
+    """Go on until enough requests were sent, with a line now and then. Raises LabError when they stop."""
+    sent, sent_at, said_at = -1, time.monotonic(), 0.0
+    while (so_far := load.progress())["requests"] < MINIMUM_REQUESTS:
+        now = time.monotonic()
+        if so_far["requests"] > sent:
+            sent, sent_at = so_far["requests"], now
+        if now - sent_at > 60:
+            raise LabError(f"the load has stopped at {sent} of {MINIMUM_REQUESTS} requests")
+        if now - said_at >= PROGRESS_SECONDS:
+            left = (MINIMUM_REQUESTS - sent) / rate
+            say(f"  {sent:,} of {MINIMUM_REQUESTS:,} requests, {so_far['failed']} failed; about {left:.0f} s to go")
+            said_at = now
+        time.sleep(POLL_SECONDS)
 
 
 def print_proof(result: DemoResult, report: LoadReport, record: Deployment) -> bool:
@@ -125,6 +195,8 @@ def print_proof(result: DemoResult, report: LoadReport, record: Deployment) -> b
     agreed = ", ".join(f"{name} {color}" for name, color in sorted(verdict.live_color_by_lb.items()))
     latency = report.latency()
     failed_by = "; ".join(f"{failure.outcome} on {failure.load_balancer}" for failure in report.failures[:5])
+    if report.shed:
+        failed_by += f"; {report.shed} could not be sent, since too many were open"
     checks = {
         f"the run succeeded ({record.detail})": result.outcome == "succeeded",
         f"{result.requests} requests across the switch": result.requests >= MINIMUM_REQUESTS,

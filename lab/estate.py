@@ -351,5 +351,6 @@ def _forget() -> None:
         "secondary",
     ):
         shutil.rmtree(paths.LAB_DIR / name, ignore_errors=True)
-    for file in (paths.CONNECTIONS_FILE, paths.LAB_FILE, paths.SECRETS_FILE, paths.SECONDARY_SITE_FILE):
+    files = (paths.CONNECTIONS_FILE, paths.LAB_FILE, paths.SECRETS_FILE, paths.CAPACITY_FILE, paths.SECONDARY_SITE_FILE)
+    for file in files:
         file.unlink(missing_ok=True)

@@ -29,14 +29,23 @@ def runtime_command(host: str, command: str) -> str:
     return b"".join(chunks).decode()
 
 
+def _statistics(host: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(runtime_command(host, "show stat").removeprefix("# "))))
+
+
 def servers(host: str, backend: str) -> dict[str, str]:
     """Status (UP, DOWN, MAINT, ...) of each server of a backend."""
-    text = runtime_command(host, "show stat").removeprefix("# ")
     return {
         row["svname"]: row["status"]
-        for row in csv.DictReader(io.StringIO(text))
+        for row in _statistics(host)
         if row["pxname"] == backend and row["svname"] not in {"FRONTEND", "BACKEND"}
     }
+
+
+def sessions(host: str) -> int:
+    """Requests that servers work on or that wait for one; health checks do not count."""
+    rows = [row for row in _statistics(host) if row["svname"] == "BACKEND"]
+    return sum(int(row["scur"] or 0) + int(row["qcur"] or 0) for row in rows)
 
 
 def put_into_rotation(host: str, backend: str) -> None:

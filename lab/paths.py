@@ -63,6 +63,8 @@ SECONDARY_CONNECTIONS_FILE: Final = LAB_DIR / "secondary" / "connections.yaml"
 JOURNAL_DIR: Final = LAB_DIR / "journal"
 CONNECTIONS_FILE: Final = LAB_DIR / "connections.yaml"
 LAB_FILE: Final = LAB_DIR / "lab.json"
+# What production serves on this machine (`lab.load.capacity`).
+CAPACITY_FILE: Final = LAB_DIR / "capacity.json"
 SECRETS_FILE: Final = LAB_DIR / "secrets.json"
 FAULTS_FILE: Final = LAB_DIR / "faults.json"
 FAULTS_DIR: Final = LAB_DIR / "faults"

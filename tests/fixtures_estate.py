@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,12 @@ from lab import addresses, application_hosts, paths, remote
 from lab import estate as lab_estate
 from lab import faults as lab_faults
 from lab.hosts import ENVIRONMENTS, has_secondary_site
+from lab.load.capacity import capacity_for
 from lab.secondary_site import turn_on
 from lab.waiting import LabError
+
+# Of all tests' loads.
+MAXIMUM_PER_SECOND = 40
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,19 @@ def estate() -> Iterator[Estate]:
     yield Estate()
     if not was_up:
         lab_estate.down(progress)
+
+
+@pytest.fixture(scope="session")
+def rate_for(estate: Estate) -> Callable[[float], float]:
+    """Requests a second that a test may send to production: a maximum, or half of what the estate serves here.
+
+    Measured once, before the test that asks for it first breaks anything, up to the most that a test sends.
+    """
+    try:
+        capacity = capacity_for(MAXIMUM_PER_SECOND)
+    except LabError as error:
+        pytest.fail(f"what the estate serves could not be measured: {error}", pytrace=False)
+    return capacity.rate
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from lab.chaos.catalog import chosen
 from lab.chaos.play import play
 from lab.chaos.scenario import Result
 from lab.chaos.stage import Stage
+from lab.load.capacity import MachineTooSlowError
 
 RESULT: Final = paths.CHECKOUT / "build" / "chaos.json"
 
@@ -52,6 +53,10 @@ def main() -> int:
     if not arguments.only:
         arguments.output.unlink(missing_ok=True)
     try:
+        if any(scenario.has_load for scenario in scenarios):
+            # Before anything is broken, or deployed.
+            stage.prepare()
+            say(f"users send {stage.rate - stage.own_rate:g} requests a second")
         for number, scenario in enumerate(scenarios, start=1):
             say(f"{number}/{len(scenarios)} {scenario.name}: {scenario.fault}")
             result = play(stage, scenario)
@@ -60,6 +65,9 @@ def main() -> int:
             keep(result, arguments.output)
         # Production as others expect it; a scenario that demands gates leaves them to the next one.
         stage.demand_gates(False)
+    except MachineTooSlowError as error:
+        say(str(error))
+        return 1
     finally:
         stage.close()
     unsafe = [result.name for result in results if not result.is_safe]

@@ -13,8 +13,9 @@ PAGE: Final = paths.CHECKOUT / "docs" / "faults.md"
 _HEAD: Final = """# Faults
 
 What deployments, backups and recoveries survive, and how that is known. Each row is a scenario that really happens in
-the lab: a procedure is started through Airflow's API (a deployment while users send requests), something is broken at a
-state that is seen in the estate or in the run, and the end is judged from outside.
+the lab: a procedure is started through Airflow's API (a deployment while users send requests, 100 a second or what the
+machine bears: [Load](lab.md#load)), something is broken at a state that is seen in the estate or in the run, and the
+end is judged from outside.
 
     make chaos                                  # all {total}; writes build/chaos.json; takes about {minutes} minutes
     python -m lab.chaos --list                  # their names

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 import psutil
@@ -20,6 +21,7 @@ from lab.chaos.run import MissedStateError, Run
 from lab.chaos.scenario import BACKUP, DEPLOY, RESTORE_DATABASE, RESTORE_POINT, ROLLBACK, STANDARD, SWITCH, VERIFY
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
+from lab.load.capacity import capacity_for
 from lab.load.generator import LoadGenerator
 from lab.mailbox.client import Mailbox
 from lab.waiting import Patience, until
@@ -33,7 +35,10 @@ STAGING: Final = "deploy_blue_green.staging"
 SCHEDULED: Final = (BACKUP, VERIFY)
 ENDED: Final = (DEPLOY, STANDARD, ROLLBACK, SWITCH, RESTORE_DATABASE, RESTORE_POINT, *SCHEDULED, STAGING, STOP)
 BACKUP_LEASE: Final = f"{ENVIRONMENT}.backup"
-RATE_PER_SECOND: Final = 100
+# Of all loads of a scenario together, where the machine serves twice as much.
+MAXIMUM_PER_SECOND: Final = 150
+# A scenario has users of its own beside those of every scenario: a third of all requests are theirs.
+OWN_SHARE: Final = 1 / 3
 # The one that is not live is deployed; only the two whose artifacts are soon there.
 GOOD_VERSIONS: Final = ("v1.1.0", "v1.0.0", "v1.2.0")
 LEASE_WAIT_SECONDS: Final = 40.0
@@ -73,10 +78,25 @@ class Stage:
         """The good version to deploy next: not the one that is live."""
         return next(version for version in GOOD_VERSIONS if not str(live.release).startswith(f"{version}-"))
 
+    @cached_property
+    def rate(self) -> float:
+        """Requests a second of all loads of a scenario together; measured once, with production in order.
+
+        Raises MachineTooSlowError, a LabError, when the estate serves too little here.
+        """
+        capacity = capacity_for(MAXIMUM_PER_SECOND, self.say)
+        self.say(capacity.summary())
+        return capacity.rate(MAXIMUM_PER_SECOND)
+
+    @property
+    def own_rate(self) -> float:
+        """Requests a second of the users that only one scenario has."""
+        return self.rate * OWN_SHARE
+
     def load(self) -> LoadGenerator:
         """Light traffic over both load balancers, fresh and kept connections."""
         balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in LOAD_BALANCERS}
-        return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE_PER_SECOND)
+        return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=self.rate - self.own_rate)
 
     def prepare(self, *, gated: bool = False) -> Verdict:
         """Mend what is broken, end what runs, and put a good release live on one color. Returns what is live.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from lab import addresses, paths
+from lab.load.capacity import measure
 from lab.load.generator import LoadGenerator
+from lab.waiting import LabError
 
 SHOWN_FAILURES = 5
 
@@ -27,7 +30,15 @@ def main() -> int:
     parser.add_argument("--ca", type=Path, default=paths.CA_FILE, metavar="FILE")
     parser.add_argument("--path", action="append", default=[], help="read this path instead of the manual's mix")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the whole report there as JSON")
+    parser.add_argument(
+        "--measure",
+        type=float,
+        metavar="RATE",
+        help="send nothing else: measure what production serves while Airflow works, up to this many requests a second",
+    )
     arguments = parser.parse_args()
+    if arguments.measure is not None:
+        return _measure(arguments.measure)
     hosts = arguments.lb or ["lb1", "lb2"]
     load = LoadGenerator(
         load_balancers={host: (addresses.address(host), addresses.HTTPS_PORT) for host in hosts},
@@ -53,6 +64,16 @@ def main() -> int:
     if report.failed > SHOWN_FAILURES:
         print(f"... and {report.failed - SHOWN_FAILURES} more failures; --report FILE keeps all", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def _measure(enough: float) -> int:
+    try:
+        capacity = measure(enough, lambda line: print(line, file=sys.stderr, flush=True))
+    except LabError as error:
+        print(f"load: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({"per_second": capacity.per_second, "steps": [asdict(step) for step in capacity.steps]}, indent=1))
+    return 0
 
 
 if __name__ == "__main__":

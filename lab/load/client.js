@@ -47,11 +47,10 @@ class Target {
     const shared = { host: address, port, servername: settings.hostname, secureContext }
     // No cached TLS session: a fresh connection is a new client's.
     this.fresh = new https.Agent({ ...shared, keepAlive: false, maxCachedSessions: 0 })
-    // Each slot holds one connection open, so that all of them are used in turn and a lost one comes back.
-    this.slots = Array.from(
-      { length: settings.connections },
-      () => new https.Agent({ ...shared, keepAlive: true, maxFreeSockets: 64, maxCachedSessions: 0 }),
-    )
+    // Each slot holds one connection open, so that all of them are used in turn and a lost one comes back. A burst opens more;
+    // as browsers do, the client closes those before the server does (HAProxy after 60 s), which could meet a write on its way.
+    const kept = { ...shared, keepAlive: true, maxFreeSockets: 64, maxCachedSessions: 0, timeout: settings.idle_seconds * 1000 }
+    this.slots = Array.from({ length: settings.connections }, () => new https.Agent(kept))
     this.next = 0
   }
 
@@ -115,7 +114,9 @@ class Load {
   dispatch(target, kind) {
     this.inFlight++
     const request = { target, kind, route: this.nextRoute(), startedAt: nowSeconds(), retried: 0 }
-    request.deadline = setTimeout(() => this.timeOut(request), this.settings.timeout_seconds * 1000)
+    // After what has arrived was read: timers come first when this process was kept from the processor for a while.
+    const expire = () => setImmediate(() => this.timeOut(request))
+    request.deadline = setTimeout(expire, this.settings.timeout_seconds * 1000)
     this.send(request, target.agent(kind))
   }
 
@@ -174,6 +175,7 @@ class Load {
 
   timeOut(request) {
     const { attempt } = request
+    if (attempt.settled) return
     this.settle(request, attempt, 'timeout', `no complete answer in ${this.settings.timeout_seconds} s`)
     attempt.abort()
   }

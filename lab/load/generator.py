@@ -46,6 +46,7 @@ class LoadGenerator:
         write_share: float = 0.05,
         timeout_seconds: float = 10.0,
         max_in_flight: int = 2000,
+        idle_seconds: float = 30.0,
         seed: int = 1,
         request_paths: Sequence[str] = (),
         node: Path | None = None,
@@ -63,6 +64,7 @@ class LoadGenerator:
             write_share: share of POST requests in the manual's mix of routes.
             timeout_seconds: a request without a complete answer by then has failed.
             max_in_flight: above this, due requests are counted as shed instead of sent.
+            idle_seconds: the client closes a kept connection that it has not used for so long.
             seed: same seed, same sequence of routes and kinds.
             request_paths: plain reads of these paths instead of the manual's mix.
             node: the node program, when not the installed one.
@@ -80,6 +82,7 @@ class LoadGenerator:
             "write_share": write_share,
             "timeout_seconds": timeout_seconds,
             "max_in_flight": max_in_flight,
+            "idle_seconds": idle_seconds,
             "seed": seed,
             "paths": list(request_paths),
         }
@@ -87,7 +90,7 @@ class LoadGenerator:
         self._process: subprocess.Popen[str] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._marks: dict[str, float] = {}
-        self._latest: dict[str, Any] = {"requests": 0, "failed": 0, "retried": 0, "colors": {}}
+        self._latest: dict[str, Any] = dict.fromkeys(("requests", "failed", "retried", "shed", "in_flight"), 0)
         self._end: dict[str, Any] | None = None
         self._ready = threading.Event()
         self._reader: threading.Thread | None = None
@@ -134,7 +137,7 @@ class LoadGenerator:
         return self._marks[label]
 
     def progress(self) -> dict[str, Any]:
-        """Counts as of the last full second: requests, failed, retried, in_flight, colors (of that second)."""
+        """Counts up to `at` (epoch, each second): requests, failed, retried, shed, in_flight; colors of that second."""
         return dict(self._latest)
 
     def wait(self) -> LoadReport:

@@ -50,7 +50,7 @@ def write_certificate(directory: Path, *names: str) -> tuple[Path, Path]:
 
 
 class FailingServer:
-    """Answers by path: /ok, /error, /teapot, /slow, /truncated, /cut-chunk, /reset, /garbage, /partial-head.
+    """Answers by path: /ok, /late, /error, /teapot, /slow, /truncated, /cut-chunk, /reset, /garbage, /partial-head.
 
     With `requests_per_connection` a connection that had so many answers is closed when its next
     request arrives, without an answer, as a server does that gave up an idle connection.
@@ -59,6 +59,7 @@ class FailingServer:
     def __init__(self, directory: Path) -> None:
         self.ca_file, both = write_certificate(directory, HOSTNAME)
         self.received: Counter[str] = Counter()  # "METHOD path", every request that arrived
+        self.answered = 0  # with a whole answer that keeps the connection
         self.unanswered = 0  # requests whose connection was closed by requests_per_connection
         self.connections = 0
         self.requests_per_connection: int | None = None
@@ -125,6 +126,8 @@ class FailingServer:
             return False
         if path == "/slow":
             await asyncio.sleep(30)  # longer than any test waits
+        if path == "/late":
+            await asyncio.sleep(0.3)  # so that some are always open
         raw = {
             "/truncated": b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 100\r\n\r\nonly this",
             "/cut-chunk": b"HTTP/1.1 200 OK\r\n" + head + b"Transfer-Encoding: chunked\r\n\r\n64\r\nonly this",
@@ -138,4 +141,5 @@ class FailingServer:
         status = {"/error": b"500 Internal Server Error", "/teapot": b"418 I'm a teapot"}.get(path, b"200 OK")
         writer.write(b"HTTP/1.1 " + status + b"\r\n" + head + b"Content-Length: 2\r\n\r\nok")
         await writer.drain()
+        self.answered += 1
         return True

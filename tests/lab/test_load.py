@@ -97,6 +97,29 @@ def test_a_read_on_a_connection_that_the_server_gave_up_is_sent_again(server: Fa
     assert report.requests == server.received["GET /ok"] - server.unanswered
 
 
+def test_the_client_closes_a_connection_that_it_does_not_use(server: FailingServer):
+    report = run(server, rate=4, duration_seconds=2, fresh_share=0.0, idle_seconds=0.1, request_paths=["/ok"])
+    assert report.failed == 0
+    # Each request comes later than that after the one before it on the same connection.
+    assert server.connections == report.requests
+
+
+def test_a_client_that_was_kept_from_the_processor_still_sees_the_answers_that_came(server: FailingServer):
+    settings: dict[str, Any] = {"load_balancers": {"lb1": server.address}, "ca_file": server.ca_file, "rate": 50}
+    with LoadGenerator(**settings, timeout_seconds=1.5, request_paths=["/late"]) as load:
+        wait_for(lambda: load.progress()["in_flight"] > 5)
+        (sender,) = psutil.Process().children()
+        answered = server.answered
+        sender.suspend()
+        # Past the deadlines of all that were open.
+        stopped_at = time.monotonic()
+        wait_for(lambda: server.answered > answered + 5 and time.monotonic() > stopped_at + 2)
+        sender.resume()
+        report = load.stop()
+    assert report.max_dispatch_delay_seconds > 1
+    assert report.outcomes == {"ok": report.requests}
+
+
 def test_a_write_on_such_a_connection_is_not_sent_again(server: FailingServer):
     server.requests_per_connection = 3
     report = run(server, rate=100, fresh_share=0.0, write_share=1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -107,8 +107,14 @@ def damaged_copy(host: str, label_of: dict[str, Any]) -> str:
 
 
 def test_a_replaced_host_comes_back_into_rotation_and_nobody_notices(
-    operator: AirflowClient, airflow: LocalAirflow, ledger: Ledger, estate: Any, faults: ModuleType
+    operator: AirflowClient,
+    airflow: LocalAirflow,
+    ledger: Ledger,
+    estate: Any,
+    faults: ModuleType,
+    rate_for: Callable[[float], float],
 ) -> None:
+    rate = rate_for(40)
     run_id = backed_up(operator, airflow)
     sets = ledger.backup_sets.of_run(BACKUP, run_id)
     assert {str(each.detail["host"]) for each in sets} == HOSTS
@@ -156,7 +162,7 @@ def test_a_replaced_host_comes_back_into_rotation_and_nobody_notices(
         load = LoadGenerator(
             load_balancers={name: (address(name), HTTPS_PORT) for name in PRODUCTION.load_balancers},
             ca_file=paths.CA_FILE,
-            rate=40,
+            rate=rate,
         )
         with load:
             state, tasks, run_id = ended(operator, RESTORE, {"host": "app2", "move_aside": True})

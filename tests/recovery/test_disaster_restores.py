@@ -6,7 +6,7 @@ By break-glass, with the secondary site's credentials and nothing of the primary
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def lost_site(client: CommitWriter) -> float:
     return archived_at
 
 
-def served() -> None:
+def served(rate: float) -> None:
     """Users are served there, by what shares no code with the procedure."""
     with postgres.connect("db3") as cursor:
         cursor.execute("SELECT pg_is_in_recovery()")
@@ -117,12 +117,12 @@ def served() -> None:
     with LoadGenerator(
         load_balancers={"lb3": (addresses.address("lb3"), addresses.HTTPS_PORT)},
         ca_file=paths.CA_FILE,
-        rate=20,
+        rate=rate,
         duration_seconds=4,
         write_share=0.3,
     ) as users:
         report = users.wait()
-    assert report.requests > 40
+    assert report.requests > 2 * rate
     assert report.failed == 0, report.failed_requests[:3]
 
 
@@ -147,8 +147,9 @@ def back_to_normal(estate: Any) -> None:
 
 
 def test_all_of_it_is_restored_at_the_secondary_site_up_to_the_last_archived_commit(
-    backed_up: None, estate: Any, tmp_path: Path
+    backed_up: None, estate: Any, tmp_path: Path, rate_for: Callable[[float], float]
 ) -> None:
+    rate = rate_for(20)
     with writer("dbendpoint") as client:
         until(lambda: len(client.acknowledged) > 50, "it writes")
         archived_at = lost_site(client)
@@ -163,7 +164,7 @@ def test_all_of_it_is_restored_at_the_secondary_site_up_to_the_last_archived_com
             "at most the last",
         ),
     )
-    served()
+    served(rate)
     lost = client.missing((addresses.address("db3"), PORT))
     wrong = [each for each in lost if each.at <= archived_at]
     print(
@@ -185,8 +186,9 @@ def test_all_of_it_is_restored_at_the_secondary_site_up_to_the_last_archived_com
 
 
 def test_the_critical_tables_serve_first_and_the_rest_follows_in_the_same_run(
-    backed_up: None, estate: Any, tmp_path: Path
+    backed_up: None, estate: Any, tmp_path: Path, rate_for: Callable[[float], float]
 ) -> None:
+    rate = rate_for(20)
     with writer("dbendpoint") as client:
         until(lambda: len(client.acknowledged) > 50, "it writes")
         lost_site(client)
@@ -196,7 +198,7 @@ def test_the_critical_tables_serve_first_and_the_rest_follows_in_the_same_run(
         ("partial was asked for; recommended is full", "the critical tables are restored on db3 first",
          "everything since the dump"),
     )  # fmt: skip
-    served()
+    served(rate)
     print(f"\nall of it {took:.1f} s after the start")
     with psycopg2.connect(
         host=addresses.address("dbendpoint2"), port=PORT, user="sebenza",

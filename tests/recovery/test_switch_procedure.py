@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg2
@@ -26,7 +26,7 @@ SWITCH = "switch_database_primary.production"
 QUESTION, APPROVE = "approve_failover", "Switch the primary"
 ENDPOINT = (addresses.address("dbendpoint"), addresses.POSTGRES_PORT)
 
-RATE = 40  # requests a second
+MAXIMUM_PER_SECOND = 40
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def writer() -> CommitWriter:
     return CommitWriter(ENDPOINT, "postgres", lab_secrets().postgres_superuser)
 
 
-def load() -> LoadGenerator:
+def load(rate: float) -> LoadGenerator:
     balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in ("lb1", "lb2")}
-    return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=RATE, write_share=0.2)
+    return LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=rate, write_share=0.2)
 
 
 def missing(client: CommitWriter, host: str) -> list[int]:
@@ -86,14 +86,17 @@ def answered(airflow: LocalAirflow, client: AirflowClient, run_id: str, option: 
     return client.await_state(SWITCH, run_id, timeout_seconds=240)
 
 
-def test_a_planned_switch_under_load_loses_nothing(operator: AirflowClient, ledger: Ledger) -> None:
+def test_a_planned_switch_under_load_loses_nothing(
+    operator: AirflowClient, ledger: Ledger, rate_for: Callable[[float], float]
+) -> None:
+    rate = rate_for(MAXIMUM_PER_SECOND)
     old = postgres.primary_of_production()
     new = {"db1": "db2", "db2": "db1"}[old]
     state, tasks, _ = ended(operator, SWITCH, {"reason": "what would it do?", "plan_only": True})
     assert (state, tasks["switch_primary"]) == ("success", "skipped")
     assert roles()[old]
 
-    with load() as users, writer() as client:
+    with load(rate) as users, writer() as client:
         until(lambda: len(client.acknowledged) > 50, "it writes")
         state, tasks, run_id = ended(operator, SWITCH, {"reason": "maintenance of the host"})
         now = len(client.acknowledged)
@@ -114,7 +117,7 @@ def test_a_planned_switch_under_load_loses_nothing(operator: AirflowClient, ledg
     )
     assert pause_ms > 0
     # The application waits 2 s for a connection: what came earlier in a longer pause gets an error.
-    given_up = RATE * max(0.0, pause_ms / 1000 - 2)
+    given_up = rate * max(0.0, pause_ms / 1000 - 2)
     assert report.failed <= report.requests * 0.02 + given_up
     assert f"{new} is the primary" in str(deployment.detail)
     assert deployment.evidence_url

@@ -68,7 +68,8 @@ def _kept_connections(drill: Drill) -> None:
     from lab.load.generator import LoadGenerator
 
     balancers = {name: (addresses.address(name), addresses.HTTPS_PORT) for name in ("lb1", "lb2")}
-    load = LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=50, fresh_share=0.0, connections=16)
+    rate = drill.stage.own_rate
+    load = LoadGenerator(load_balancers=balancers, ca_file=paths.CA_FILE, rate=rate, fresh_share=0.0, connections=16)
     with load:
         run = drill.deploy()
         drill.ends(run, "success")
