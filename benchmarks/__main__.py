@@ -11,6 +11,7 @@ from benchmarks import (
     airflow_tasks,
     backups,
     bad_releases,
+    idle,
     parsing,
     recoveries,
     rollbacks,
@@ -53,7 +54,9 @@ IN_THE_LAB: tuple[tuple[tuple[str, ...], Measurement], ...] = (
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )
 PARSING = "dags.parse_seconds_per_file"
-NAMES = (PARSING, *(name for names, _ in IN_THE_LAB for name in names))
+# With the lab and Airflow to themselves.
+IDLE = (idle.LAB_ROW, idle.AIRFLOW_ROW)
+NAMES = (PARSING, *(name for names, _ in IN_THE_LAB for name in names), *IDLE)
 
 _began = time.monotonic()
 
@@ -75,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = [measure for names, measure in IN_THE_LAB if wanted & set(names)]
         if chosen:
             _in_the_lab(chosen, rows)
+        if wanted & set(IDLE):
+            rows += idle.measure(say)
     except (BenchmarkError, LabError, AirflowApiError, AirflowUnavailableError, AwaitTimeoutError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from pathlib import Path
+from typing import Final
 
 from airflow.dag_processing.bundles.local import LocalDagBundle
 from sqlalchemy import select
@@ -20,28 +22,35 @@ from sebenza_ops.environments.inventory import inventory_directory
 log = logging.getLogger(__name__)
 
 
+# A change is acted on when nothing has changed for so long: Airflow drops the request for a file that is just being
+# parsed, and by then no parse goes on that has read the inventory before.
+SETTLED_SECONDS: Final = 5.0
+
+
 class ProceduresBundle(LocalDagBundle):
     """A local folder of DAG files, all of which are parsed again soon after the inventory has changed.
 
     Every process of Airflow makes one, to learn the folder; only the DAG processor refreshes it.
     """
 
-    # Airflow makes it without arguments of ours; nothing is known before the first refresh.
+    # Airflow makes it without arguments of ours. When it is refreshed first, every file is about to be parsed.
+    _parsed: str | None = None
     _seen: str | None = None
-    _ask_again = False
+    _seen_at = 0.0
 
     def refresh(self) -> None:
-        """Ask for a parse of every file when the inventory differs from what the last refresh has seen.
+        """Ask for a parse of every file when the inventory has changed since the last time.
 
         Raises an error of the database's; the DAG processor logs it, and the next refresh asks again.
         """
         found = inventory_digest(inventory_directory())
-        changed = self._seen not in (None, found)
-        if changed or self._ask_again:
+        if self._parsed is None:
+            self._parsed = found
+        if found != self._seen:
+            self._seen, self._seen_at = found, time.monotonic()
+        elif found != self._parsed and time.monotonic() - self._seen_at >= SETTLED_SECONDS:
             self._request_parsing()
-        # Airflow drops a request for a file that is just being parsed, and that parse may have read the old inventory.
-        self._ask_again = changed
-        self._seen = found
+            self._parsed = found
 
     def _request_parsing(self) -> None:
         # Here, because workers, which import this too, have no access to Airflow's database.
