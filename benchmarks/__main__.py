@@ -13,6 +13,7 @@ from benchmarks import (
     airflow_tasks,
     backups,
     bad_releases,
+    idle,
     parsing,
     recoveries,
     rollbacks,
@@ -56,7 +57,9 @@ IN_THE_LAB: tuple[Group, ...] = (
     (("blue_green.slow_release_to_safe_seconds",), bad_releases.measure_slow),
 )
 PARSING = "dags.parse_seconds_per_file"
-NAMES = (PARSING, airflow_start.READY, *(name for names, _ in IN_THE_LAB for name in names))
+# With the lab and Airflow to themselves.
+IDLE = (idle.LAB_ROW, idle.AIRFLOW_ROW)
+NAMES = (PARSING, airflow_start.READY, *(name for names, _ in IN_THE_LAB for name in names), *IDLE)
 
 _began = time.monotonic()
 
@@ -82,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = [group for group in IN_THE_LAB if wanted & set(group[0])]
         if chosen:
             _in_the_lab(chosen, results)
+        if wanted & set(IDLE):
+            results.measure(IDLE, lambda: idle.measure(say))
     except KeyboardInterrupt:
         say("interrupted: what comes here was measured before")
         _show(results)

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _gates(arguments: argparse.Namespace) -> None:
     inventory.set_gates(arguments.state == "on")
-    print(f"production has its gates {arguments.state}; Airflow shows it within a minute")
+    print(f"production has its gates {arguments.state}; Airflow shows it within half a minute")
 
 
 def _attest(arguments: argparse.Namespace) -> None:

@@ -25,6 +25,8 @@ CELERY_SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     # Longer than any task may take. A killed worker's task is found by its missing heartbeat, far sooner.
     "celery_broker_transport_options": {"visibility_timeout": "86400"},
+    # Only the local executor rests in the scheduler's place.
+    "scheduler": {"scheduler_idle_sleep_time": "0.2"},
     # A trigger has its environment's credentials, so it runs where they are.
     "triggerer": {"queues_enabled": "True"},
 }

@@ -131,7 +131,7 @@ class AirflowSettings:
         bundles = [
             {
                 "name": "procedures" if number == 0 else f"extra-{number}",
-                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "classpath": "sebenza_ops.dag_bundle.ProceduresBundle",
                 "kwargs": {"path": str(folder)},
             }
             for number, folder in enumerate(self.dags_folders)
@@ -140,7 +140,7 @@ class AirflowSettings:
             "core": {
                 "dags_folder": str(self.dags_folders[0]),
                 "plugins_folder": str(self.plugins_folder),
-                "executor": "LocalExecutor",
+                "executor": "sebenza_ops.prompt_executor.PromptLocalExecutor",
                 "parallelism": str(PARALLELISM),
                 "auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
                 "load_examples": "False",
@@ -186,7 +186,8 @@ class AirflowSettings:
                 "scheduler_heartbeat_sec": "1",
                 "scheduler_health_check_threshold": "10",
                 "orphaned_tasks_check_interval": "10",
-                "scheduler_idle_sleep_time": "0.2",
+                # The executor rests in the scheduler's place, and is woken (sebenza_ops/prompt_executor.py).
+                "scheduler_idle_sleep_time": "0",
                 "trigger_timeout_check_interval": "5",
                 "task_queued_timeout": "120",
                 "task_queued_timeout_check_interval": "15",
@@ -203,8 +204,9 @@ class AirflowSettings:
                 "triggerer_health_check_threshold": "6",
             },
             "dag_processor": {
-                # A changed file is parsed at once in any case (sort mode "modified_time").
-                "min_file_process_interval": "60",
+                # A changed file is parsed at once in any case (sort mode "modified_time"), and all files
+                # are when the inventory has changed (the bundle, sebenza_ops/dag_bundle.py).
+                "min_file_process_interval": "600",
                 "refresh_interval": "10",
                 "bundle_refresh_check_interval": "2",
                 "parsing_processes": "2",
