@@ -16,9 +16,9 @@ for what is due by the policy, or `full`, `diff`, `incr`.
    and finds it in the repository.
 2. Backs up: detached on the database host, so that a worker that dies costs nothing.
 3. Counts the rows of every table and dumps the database, in one snapshot; proves that the dump can be read to its
-   end and holds every table; sends it in pieces, and reads each back.
-4. Reads every file of the repository back (`pgbackrest verify`, by its text), and looks for gaps in the WAL
-   (check_pgbackrest).
+   end and holds every table; sends it in pieces, and reads each back. Lets the verification begin beside it.
+4. Waits until every file of the repository is read back (`pgbackrest verify`, by its text), and looks for gaps in the
+   WAL (check_pgbackrest).
 5. Removes sets, WAL and dumps older than the policy keeps, never the last good ones. Records the recovery point,
    and tells people when it is above the objective or anything else is amiss.
 

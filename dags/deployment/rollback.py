@@ -19,7 +19,8 @@ Airflow: `make break-glass`.
    whoever holds it, and looks where traffic is and what runs.
 2. While the old color is still warm, all load balancers switch to it at once, in the same task: seconds after the
    start.
-3. Otherwise the release is started on the color without traffic, and awaited, first. Nothing is stopped before.
+3. Otherwise the release is started on the color without traffic and awaited there first, then all load balancers
+   switch, in the same task. Nothing is stopped before.
 4. Proves by two sources where traffic is, writes map files, markers and the last known good release.
 5. Compares both releases for the report: the one that was left by its last minute, the one that is back by watching it.
    Marks the release that was left bad in this environment, unless `mark_bad` is off: the next deployment of it is
@@ -68,7 +69,6 @@ from sebenza_ops.deployment.rollback_operators import (
     StartTargetOperator,
     SwitchBackOperator,
 )
-from sebenza_ops.deployment.sensors import IdleColorHealthySensor
 from sebenza_ops.environments.inventory import environments_with
 from sebenza_ops.environments.models import Environment
 from sebenza_ops.procedures import (
@@ -80,7 +80,7 @@ from sebenza_ops.procedures import (
     reason_param,
 )
 
-COLD = ("start_release", "await_healthy")
+COLD = "start_release"
 DATABASE = (
     "plan_database_rollback",
     "restore_beside",
@@ -132,15 +132,14 @@ def make_dag(environment: Environment) -> None:
     def rollback() -> None:
         name = environment.name
         plan = PlanRollbackOperator(
-            task_id="plan_rollback", environment=name, cold_task_ids=COLD, database_task_ids=DATABASE
+            task_id="plan_rollback", environment=name, cold_task_id=COLD, database_task_ids=DATABASE
         )
-        started = StartTargetOperator(task_id="start_release", environment=name, plan=plan.output)
-        healthy = IdleColorHealthySensor(task_id="await_healthy", environment=name, plan=plan.output, emergency=True)
+        started = StartTargetOperator(task_id=COLD, environment=name, plan=plan.output)
         traffic = SwitchBackOperator(
             task_id="switch_back",
             environment=name,
             plan=plan.output,
-            # Two tasks before it are skipped when the color is warm.
+            # The task before it is skipped when the color is warm.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
         recorded = RecordDeploymentOperator(
@@ -170,9 +169,9 @@ def make_dag(environment: Environment) -> None:
             approved_by="{{ ti.xcom_pull('approve_database_rollback')['approved_by'] }}",
             execution_timeout=swap_time,
         )
-        # Without a setup: Airflow allows nothing but "all succeeded" right after one, and a warm color skips two tasks.
+        # Without a setup: Airflow allows nothing but "all succeeded" right after one, and a warm color skips a task.
         finished = FinishRollbackOperator(task_id="finish", environment=name).as_teardown(on_failure_fail_dagrun=True)
-        chain(plan, started, healthy, traffic, recorded, database, copy, approved, backup, swapped, finished)
+        chain(plan, started, traffic, recorded, database, copy, approved, backup, swapped, finished)
         plan >> traffic
         # Skipped tasks are done at once: the end waits for traffic all the same.
         recorded >> finished

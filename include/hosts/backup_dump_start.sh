@@ -1,8 +1,9 @@
 # backup_dump_start.sh STATE_DIR ENVIRONMENT TOKEN HOLDER WORK_DIR JOB MAJOR_VERSION SOCKET_DIR PORT DATABASE FORMAT PROCESSES
 #   COMPRESSION_LEVEL PIECE_BYTES MINIMUM_FREE_BYTES TIMEOUT_SECONDS
 # Counts all rows and dumps the database in one snapshot, detached, and verifies the dump; one of the same job that works
-# or is done is left alone. FORMAT is directory, custom or none (rows only). dump_status.sh tells how it stands. Prints
-# "started", "running" or "done". Run as the owner of the cluster.
+# or is done is left alone. FORMAT is directory, custom or none (rows only). dump_status.sh tells how it stands; the file
+# `snapshot` in the job's directory has the snapshot's LSN, once it is taken. Prints "started", "running" or "done". Run as the owner of the
+# cluster.
 fence "$1" "$2" "$3" "$4"
 shift 4
 _job=$1/$2
@@ -25,6 +26,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn \gset
 SELECT pg_export_snapshot() AS snapshot \gset
 \setenv SNAPSHOT :snapshot
+\setenv LSN :lsn
+\! printf '%s\n' "$LSN" >"$JOB/snapshot.part" && mv "$JOB/snapshot.part" "$JOB/snapshot"
 \o :manifest
 SELECT json_build_object('what', 'database', 'name', current_database(), 'at', now(), 'in_recovery', pg_is_in_recovery(),
   'lsn', :'lsn', 'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
@@ -60,7 +63,7 @@ trap 'code=$?; [ "$code" -eq 0 ] || { rm -rf "$JOB/dump"; echo "$code" >"$JOB/fa
 trap 'exit 143' TERM
 say() { printf '%s\n' "$*" >&2; }
 _began=$(date +%s)
-rm -rf "$JOB/dump" "$JOB/dumped" "$JOB/manifest.jsonl" "$JOB/tables"
+rm -rf "$JOB/dump" "$JOB/dumped" "$JOB/snapshot" "$JOB/manifest.jsonl" "$JOB/tables"
 _free_kib=$(df -Pk "$JOB" | awk 'NR == 2 {print $4}')
 _need_kib=$((MINIMUM_FREE_BYTES / 1024))
 if [ "$FORMAT" != none ]; then
@@ -118,7 +121,7 @@ elif [ -f "$_job/result.json" ]; then
   echo done
 else
   for _file in count.sql dump.sh job.sh; do mv "$_job/$_file.$$" "$_job/$_file"; done
-  rm -f "$_job/failed"
+  rm -f "$_job/failed" "$_job/snapshot"
   setsid env JOB="$_job" PATH="$_bin:$PATH" FORMAT="$7" PROCESSES="$8" COMPRESSION_LEVEL="$9" PIECE_BYTES="${10}" \
     MINIMUM_FREE_BYTES="${11}" timeout -k 10 "${12}" sh "$_job/job.sh" >"$_job/log" 2>&1 </dev/null 9>&- &
   echo started

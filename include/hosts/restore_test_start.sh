@@ -51,11 +51,12 @@ _began=$(now)
 pgbackrest "--config=$CONFIG" "--stanza=$STANZA" "--set=$SET" "--pg1-path=$_data" "--tablespace-map-all=$JOB/tablespaces" \
   --archive-mode=off "--process-max=$PROCESSES" --type=lsn "--target=$LSN" --target-action=pause restore >&2
 mkdir -p "$JOB/tablespaces"
-find "$_data" "$JOB/tablespaces" -type f -exec sync {} +
+find "$_data" "$JOB/tablespaces" -type f -print0 | xargs -0 -r -n 64 -P "$PROCESSES" sync
 _restored=$(now)
 _bytes=$(du -sb "$_data" "$JOB/tablespaces" | awk '{sum += $1} END {print sum}')
 # What replays next reads from the disk, as after a real restore of more than the memory holds (posix_fadvise, DONTNEED).
-find "$_data" "$JOB/tablespaces" -type f -exec sh -c 'for file; do dd "if=$file" iflag=nocache count=0 status=none; done' _ {} +
+find "$_data" "$JOB/tablespaces" -type f -print0 |
+  xargs -0 -r -n 64 -P "$PROCESSES" sh -c 'for file; do dd "if=$file" iflag=nocache count=0 status=none; done' _
 _resident=$(find "$_data" "$JOB/tablespaces" -type f -exec fincore --bytes --noheadings --output RES {} + 2>/dev/null |
   awk '{sum += $1} END {print sum + 0}') || _resident=-1
 command -v fincore >/dev/null || _resident=-1

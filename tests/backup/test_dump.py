@@ -17,7 +17,7 @@ import pytest
 from sebenza_ops.environments.models import Environment, LogicalDumpPolicy
 from sebenza_ops.systems import backup_host
 from sebenza_ops.systems.backup_host import BackupHost, DumpReport, Manifest
-from sebenza_ops.systems.errors import FencedOffError, RemoteCommandError
+from sebenza_ops.systems.errors import FencedOffError, NoDataError, RemoteCommandError
 from sebenza_ops.systems.object_store import ObjectStorage
 from tests.backup.repository_server import BINARIES, RepositoryServer
 from tests.systems.processes import command_line, until
@@ -54,6 +54,22 @@ def made(server: RepositoryServer, host: BackupHost, job: str) -> tuple[Manifest
 
 def work_dir(server: RepositoryServer) -> Path:
     return server.root / "var/lib/sebenza-backup"
+
+
+def test_a_dump_tells_of_its_snapshot_once_it_is_taken(server: RepositoryServer) -> None:
+    host, job = host_of(server, DIRECTORY), a_job()
+    assert host.snapshot_lsn(job) is None
+    manifest, _ = made(server, host, job)
+    assert host.snapshot_lsn(job) == manifest.lsn
+    # What an attempt that failed has left is not the next one's.
+    place = work_dir(server) / job
+    (place / "result.json").unlink()
+    (place / "snapshot").write_text("0/1; rm -rf\n")
+    with pytest.raises(NoDataError, match="has no LSN"):
+        host.snapshot_lsn(job)
+    assert host.start_dump(server.fence(), job) == "started"
+    until(lambda: host.status(job).state == "done", "the dump has ended", 60)
+    assert host.snapshot_lsn(job) == host.manifest(job).lsn
 
 
 @pytest.mark.parametrize("dump", [DIRECTORY, CUSTOM], ids=lambda dump: dump.format)

@@ -18,10 +18,12 @@ from sebenza_ops.systems.ssh import (
     CommandResult,
     Fence,
     HostSession,
+    give_back,
     kept_sessions,
     on_hosts,
     open_session,
     raise_first_error,
+    take_session,
 )
 from tests.systems.conftest import SSH_CONNECTION
 from tests.systems.estates import AN_HOST_KEY, shipped
@@ -226,6 +228,29 @@ def test_rounds_share_one_login_within_kept_sessions(sshd: SshServer) -> None:
         kept = rounds()
     assert len(set(kept)) == 1
     assert not set(rounds()) & set(kept)
+
+
+def test_a_kept_session_is_one_users_at_a_time_and_comes_back(sshd: SshServer) -> None:
+    def login(session: HostSession) -> str:
+        return session.run(["printenv", "SSH_CONNECTION"]).stdout
+
+    def by_round() -> object:
+        return on_hosts([sshd.host()], SSH_CONNECTION, login)["app1"]
+
+    with kept_sessions():
+        first = by_round()
+        with open_session(sshd.host(), SSH_CONNECTION) as taken:
+            assert login(taken) == first
+            # Meanwhile it is nobody else's.
+            assert by_round() != first
+        assert not taken.is_open
+        second = by_round()
+        with open_session(sshd.host(), SSH_CONNECTION) as taken:
+            assert login(taken) == second
+        assert by_round() == second
+        kept = take_session(sshd.host(), SSH_CONNECTION)
+        give_back(kept, SSH_CONNECTION)
+    assert not kept.is_open
 
 
 def test_a_kept_session_that_was_cut_logs_in_again(sshd: SshServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from sebenza_ops.ledger import BackupKind
 from sebenza_ops.systems.database_restore import DUMPS_PREFIX, MANIFEST, dump_prefix
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.object_store import ObjectStorage
+from sebenza_ops.systems.pgbackrest import RepositoryInfo
 from sebenza_ops.systems.ssh import Fence
 
 
@@ -25,8 +27,7 @@ def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: 
     Raises JobRunning while pgBackRest removes sets.
     """
     warnings = [*plan.warnings, *older_problems]
-    remove_old(run, plan, label, warnings)
-    point = watch.look(run)
+    point = watch.look(run, remove_old(run, plan, label, warnings))
     missed = watch.tell(run, point)
     seconds = point.seconds(point.checked_at)
     made = run.ledger.backup_sets.find(run.environment.name, BackupKind.PHYSICAL, label)
@@ -43,14 +44,15 @@ def finish_backup(run: ChangeRun, plan: BackupPlan, label: str, older_problems: 
     }
 
 
-def remove_old(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> None:
+def remove_old(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]) -> RepositoryInfo | None:
     """Remove what the policy does not keep, unless somebody restores just now: the next backup does it then.
 
-    Raises JobRunning while pgBackRest removes sets.
+    Returns what is in the repository afterwards, if it was asked. Raises JobRunning while pgBackRest removes sets.
     """
+    left = None
     try:
         with hold.removal(run) as held:
-            expire_sets(run, held.fence, plan, label, warnings)
+            left = expire_sets(run, held.fence, plan, label, warnings)
             try:
                 delete_dumps(run, plan)
             except OutsideSystemError as error:
@@ -59,9 +61,12 @@ def remove_old(run: ChangeRun, plan: BackupPlan, label: str, warnings: list[str]
     except ChangeRefusedError as error:
         warnings.append(f"nothing that is too old was removed: {error}. The next backup does it")
         run.note(warnings[-1], "warning")
+    return left
 
 
-def expire_sets(run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warnings: list[str]) -> None:
+def expire_sets(
+    run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warnings: list[str]
+) -> RepositoryInfo | None:
     """Let pgBackRest remove sets and WAL that are older than the policy keeps, unless the last good one would go.
 
     Args:
@@ -70,6 +75,8 @@ def expire_sets(run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warn
         plan: What is backed up.
         label: The set that was made.
         warnings: Takes what is to be told.
+
+    Returns what is left in the repository; None when nothing was removed.
     """
     environment, days = run.environment, run.environment.policies.retention.backups_days
     job = f"{plan.job}-expire"
@@ -79,15 +86,17 @@ def expire_sets(run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warn
         if clock.is_wrong:
             warnings.append(f"no set was removed: {clock.words}, and pgBackRest would count their ages by it")
             run.note(warnings[-1], "warning")
-            return
-        info = pgbackrest.info()
+            return None
+        with on_host(environment, plan.host) as (beside, _), ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(beside.expiring, days)
+            info = pgbackrest.info()
+            expiring = asked.result()
         present = catalog_follows(run, info, "not in the repository")
-        expiring = pgbackrest.expiring(days)
         reason = reason_to_keep(expiring, present, info.chain(label))
         if reason:
             warnings.append(f"nothing was removed, although {', '.join(expiring) or 'nothing'} is due: {reason}")
             run.note(warnings[-1], "warning")
-            return
+            return None
         # Without a set that is due, too: WAL from before the oldest set goes.
         await_job(
             environment,
@@ -103,6 +112,7 @@ def expire_sets(run: ChangeRun, fence: Fence, plan: BackupPlan, label: str, warn
     catalog_follows(run, left, f"expired after {days} days")
     if expiring:
         run.note(f"expired after {days} days: {', '.join(expiring)}")
+    return left
 
 
 def delete_dumps(run: ChangeRun, plan: BackupPlan) -> None:

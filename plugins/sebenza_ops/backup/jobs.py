@@ -12,8 +12,10 @@ from sebenza_ops.environments.models import Environment, Host
 from sebenza_ops.ledger import Holder
 from sebenza_ops.systems.pgbackrest import JobStatus
 
-# A job that ends within this time costs no way through the triggerer.
-QUICK_SECONDS = 20.0
+# A job that ends within this time costs no way through the triggerer, which takes seconds.
+QUICK_SECONDS = 60.0
+# Asked often at first, then less so: a job that takes a minute is known to have ended within half a second.
+FIRST_POLL_SECONDS = 0.1
 POLL_INTERVAL_SECONDS = 0.5
 TRIGGER_INTERVAL_SECONDS = 5.0
 # One wait in the triggerer. The lease lasts as long: a run that is given up meanwhile does not keep it for hours.
@@ -78,7 +80,7 @@ def await_job(
         BackupFailedError: It has failed; the message has the end of its log.
     """
     start()
-    until = time.monotonic() + QUICK_SECONDS
+    until, pause = time.monotonic() + QUICK_SECONDS, FIRST_POLL_SECONDS
     while True:
         found = status(job)
         if found.state == "done":
@@ -87,4 +89,5 @@ def await_job(
             raise BackupFailedError(f"{what} on {host.name} has failed: {found.log_tail or 'it was killed'}")
         if time.monotonic() >= until:
             raise JobRunning(environment, host, job, what)
-        sleep(POLL_INTERVAL_SECONDS)
+        sleep(pause)
+        pause = min(2 * pause, POLL_INTERVAL_SECONDS)

@@ -66,12 +66,14 @@ class PlanBackupOperator(BackupOperator):
         from sebenza_ops.backup.errors import BackupRefusedError
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS, plan_backup, take_lease
         from sebenza_ops.systems.errors import OutsideSystemError
+        from sebenza_ops.systems.ssh import kept_sessions
 
         run, task_instance = self.find_run(context), context["ti"]
         try:
-            take_lease(run)
-            with run.kept_lease(LEASE_TTL_SECONDS):
-                plan = plan_backup(run, str(context["params"]["type"]))
+            with kept_sessions():
+                take_lease(run)
+                with run.kept_lease(LEASE_TTL_SECONDS):
+                    plan = plan_backup(run, str(context["params"]["type"]))
         except (ChangeRefusedError, BackupRefusedError) as error:
             is_for_now = isinstance(error, ChangeRefusedError) and error.is_for_now
             held = run.ledger.leases.current(run.lease_name)
@@ -124,10 +126,11 @@ class BackupJobOperator(BackupOperator):
         from sebenza_ops.backup.jobs import WAIT_SECONDS, JobRunning
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS
         from sebenza_ops.systems.errors import FencedOffError
+        from sebenza_ops.systems.ssh import kept_sessions
 
         run = self.begin(context)
         try:
-            with run.kept_lease(LEASE_TTL_SECONDS):
+            with run.kept_lease(LEASE_TTL_SECONDS), kept_sessions():
                 return self.work(run, self.parsed_plan())
         except (BackupDamagedError, BackupRefusedError, FencedOffError) as error:
             run.note(str(error), "error")
@@ -169,7 +172,10 @@ class LabelledOperator(BackupJobOperator):
 
 
 class DumpDatabaseOperator(LabelledOperator):
-    """Counts all rows and dumps the database in one snapshot, proves the dump, and sends it with its manifest."""
+    """Counts all rows and dumps the database in one snapshot, proves the dump, and sends it with its manifest.
+
+    The verification of the repository begins on the host meanwhile, as soon as all WAL up to the snapshot is archived.
+    """
 
     def work(self, run: ChangeRun, plan: BackupPlan) -> dict[str, Any]:
         """Returns the manifest's key, and what was counted."""
@@ -179,7 +185,7 @@ class DumpDatabaseOperator(LabelledOperator):
 
 
 class VerifyBackupOperator(LabelledOperator):
-    """Reads all of the repository back, and looks for gaps in the WAL."""
+    """Waits until all of the repository is read back, which begins beside the dump, and looks for gaps in the WAL."""
 
     def work(self, run: ChangeRun, plan: BackupPlan) -> list[str]:
         """Returns what is wrong with older sets."""

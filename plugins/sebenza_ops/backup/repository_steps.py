@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,8 @@ from sebenza_ops.evidence.facts import GateFact
 from sebenza_ops.ledger import BackupKind
 from sebenza_ops.systems.database_restore import DUMPS_PREFIX, MANIFEST
 from sebenza_ops.systems.object_store import ObjectStorage
-from sebenza_ops.systems.pgbackrest import ArchiveReport, RepositoryInfo, parse_verify
+from sebenza_ops.systems.pgbackrest import ArchiveReport, PgBackRest, RepositoryInfo, parse_verify
+from sebenza_ops.systems.repository_files import RepositoryLook
 
 CUT = "pgbackrest verify was not begun, as it does not end on a file that was cut"
 
@@ -42,6 +44,22 @@ class RepositoryState:
         return found if self.archive.is_whole else [*found, self.archive.message]
 
 
+def verification_job(plan: BackupPlan, lsn: str) -> str:
+    """The verification that begins when all WAL up to a dump's snapshot is archived: another snapshot, another one."""
+    return f"{plan.job}-verify-{lsn.replace('/', '-')}"
+
+
+def begin_reading(run: ChangeRun, pgbackrest: PgBackRest, job: str) -> RepositoryLook:
+    """Look at every file, and let pgBackRest read the rest by itself; what works or is done already is left alone.
+
+    Both are found again by `read_repository` of the same job.
+    """
+    look = pgbackrest.look(job)
+    if not look.is_cut:
+        pgbackrest.start_verify(run.fence, job)
+    return look
+
+
 def read_repository(run: ChangeRun, host: str, job: str) -> RepositoryState:
     """Look at every file, let pgBackRest read every set and WAL segment, look for gaps; the catalog learns of it.
 
@@ -51,10 +69,11 @@ def read_repository(run: ChangeRun, host: str, job: str) -> RepositoryState:
     wal = ""
     valid: tuple[str, ...] = ()
     with on_host(environment, host) as (pgbackrest, _):
-        # What can't be read at all is told by this with its reason; the rest would call each file damaged.
-        pgbackrest.info()
-        # Many small reads: once is enough for a verification that is waited for in the triggerer.
-        look = pgbackrest.look(job)
+        if pgbackrest.status(job).state == "absent":
+            # What can't be read at all is told by this with its reason; the rest would call each file damaged.
+            pgbackrest.info()
+        # Many small reads: once is enough for a verification that is waited for.
+        look = begin_reading(run, pgbackrest, job)
         damaged = {label: "; ".join(texts) for label, texts in look.sets.items()}
         shared = list(look.shared)
         if look.is_cut:
@@ -72,8 +91,10 @@ def read_repository(run: ChangeRun, host: str, job: str) -> RepositoryState:
             valid = tuple(label for label in report.valid if label not in damaged)
             damaged = {**report.damaged, **damaged}
             wal = report.archive
-        archive = pgbackrest.archives()
-        info = pgbackrest.info()
+        with on_host(environment, host) as (beside, _), ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(beside.info)
+            archive = pgbackrest.archives()
+            info = asked.result()
     known = {each.label for each in info.sets}
     for label in sorted(known - look.labels):
         damaged[label] = "its files are gone"
@@ -98,7 +119,9 @@ def verify_backup(run: ChangeRun, plan: BackupPlan, label: str) -> list[str]:
     Raises JobRunning; BackupFailedError; BackupDamagedError when the run's own set can't be restored from.
     """
     environment, sets = run.environment, run.ledger.backup_sets
-    state = read_repository(run, plan.host, f"{plan.job}-verify")
+    catalogued = sets.find(environment.name, BackupKind.PHYSICAL, label)
+    lsn = str(catalogued.detail.get("manifest_lsn", "")) if catalogued is not None else ""
+    state = read_repository(run, plan.host, verification_job(plan, lsn))
     info, archive = state.info, state.archive
     chain = info.chain(label)
     own = next((each for each in info.sets if each.label == label), None)

@@ -28,12 +28,14 @@ class PlanRestoreTestOperator(BackupOperator):
         from sebenza_ops.backup.errors import BackupRefusedError
         from sebenza_ops.backup.restore_steps import plan_restore_test
         from sebenza_ops.backup.steps import LEASE_TTL_SECONDS, take_lease
+        from sebenza_ops.systems.ssh import kept_sessions
 
         run, task_instance = self.find_run(context), context["ti"]
         try:
-            take_lease(run)
-            with run.kept_lease(LEASE_TTL_SECONDS):
-                plan = plan_restore_test(run, str(context["params"].get("set") or ""))
+            with kept_sessions():
+                take_lease(run)
+                with run.kept_lease(LEASE_TTL_SECONDS):
+                    plan = plan_restore_test(run, str(context["params"].get("set") or ""))
         except ChangeRefusedError as error:
             if error.is_for_now and task_instance.try_number <= task_instance.max_tries:
                 raise AirflowException(f"to be tried again in {self.retry_delay}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -81,11 +82,16 @@ def plan_restore_test(run: ChangeRun, wanted: str) -> RestorePlan:
             f"{host.host}: {host.free_bytes // 2**20} MiB free in {policy.work_dir}, {need // 2**20} MiB needed to "
             f"restore {chosen.label} beside the running database: make room, or move work_dir"
         )
-    with on_host(environment, primary.host) as (pgbackrest, server):
+    with (
+        on_host(environment, primary.host) as (pgbackrest, server),
+        on_host(environment, host.host) as (beside, _),
+        ThreadPoolExecutor(1) as pool,
+    ):
         now_lsn = server.wal_now()
+        asked = pool.submit(beside.info)
         # Archives all that was written until now, and something after it: a restore stops where something follows.
         pgbackrest.check()
-        info = pgbackrest.info()
+        info = asked.result()
     found = next((each for each in info.sets if each.label == chosen.label), None)
     if found is None:
         raise BackupRefusedError(f"{chosen.label} is in the catalog and not in the repository: run backup_database")

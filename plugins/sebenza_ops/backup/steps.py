@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -106,16 +107,17 @@ def plan_backup(run: ChangeRun, requested: Any) -> BackupPlan:
     host, primary, warnings = choose_host(policy, states, unreachable)
     check_archiving(primary)
     check_space(policy, host)
-    info = info_of_idle(environment, host.host)
-    if not info.is_encrypted:
-        raise BackupRefusedError("the repository is not encrypted: set repo1-cipher-type as docs/backup.md says")
-    catalog = catalog_follows(run, info, "not in the repository: removed by hand, or by pgBackRest")
-    damaged = {each.label for each in catalog if each.bad_since is not None}
-    backup_type, reason = type_due(policy, info.sets, damaged, datetime.now(UTC), requested)
-    # Before hours of work: a set without its WAL is none.
-    with on_host(environment, primary.host) as (pgbackrest, _):
-        pgbackrest.check()
-    warnings = (*warnings, *wrong_clocks(environment))
+    with on_host(environment, primary.host) as (pgbackrest, _), ThreadPoolExecutor(1) as pool:
+        # Before hours of work: a set without its WAL is none. It waits for a segment; the rest is looked at meanwhile.
+        archived = pool.submit(pgbackrest.check)
+        info = info_of_idle(environment, host.host)
+        if not info.is_encrypted:
+            raise BackupRefusedError("the repository is not encrypted: set repo1-cipher-type as docs/backup.md says")
+        catalog = catalog_follows(run, info, "not in the repository: removed by hand, or by pgBackRest")
+        damaged = {each.label for each in catalog if each.bad_since is not None}
+        backup_type, reason = type_due(policy, info.sets, damaged, datetime.now(UTC), requested)
+        warnings = (*warnings, *wrong_clocks(environment))
+        archived.result()
     plan = BackupPlan(
         environment=environment.name,
         job=job_key(run.holder, run.clear_number),
@@ -155,13 +157,15 @@ def wrong_clocks(environment: Environment) -> tuple[str, ...]:
 
 def info_of_idle(environment: Environment, host: str) -> RepositoryInfo:
     """What is in the repository. Raises BackupRefusedError while pgBackRest works on any database host."""
-    with on_host(environment, host) as (pgbackrest, _):
-        info = pgbackrest.info()
-    others = [each for each in database_hosts(environment) if each.name != host]
-    answers = on_hosts(others, database_login(environment), lambda session: PgBackRest(environment, session).info())
+    answers = on_hosts(
+        database_hosts(environment),
+        database_login(environment),
+        lambda session: PgBackRest(environment, session).info(),
+    )
+    info = answers[host]
+    if isinstance(info, OutsideSystemError):
+        raise info
     busy = [name for name, answer in answers.items() if isinstance(answer, RepositoryInfo) and answer.is_busy]
-    if info.is_busy:
-        busy.append(host)
     if busy:
         raise BackupRefusedError(
             f"{', '.join(busy)}: a backup or an expiration works there already, of a run given up or of a person. "
@@ -210,7 +214,9 @@ def back_up(run: ChangeRun, plan: BackupPlan) -> str:
     """
     environment, job = run.environment, f"{plan.job}-backup"
     with on_host(environment, plan.host) as (pgbackrest, _):
-        made = pgbackrest.info().of_run(plan.job)
+        # Of a job that never was there is no set, and to ask the repository takes a while.
+        is_new = pgbackrest.status(job).state == "absent"
+        made = None if is_new else pgbackrest.info().of_run(plan.job)
         if made is None:
             await_job(
                 environment,

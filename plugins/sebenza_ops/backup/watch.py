@@ -9,13 +9,18 @@ from sebenza_ops.environments.models import Environment
 from sebenza_ops.evidence.wording import duration, moment
 from sebenza_ops.ledger import KnownPoint
 from sebenza_ops.systems.errors import OutsideSystemError
+from sebenza_ops.systems.pgbackrest import RepositoryInfo
 
 # What is told of it is told once a run.
 RECOVERY_POINT = "recovery-point"
 
 
-def ask(environment: Environment) -> RecoveryPoint:
+def ask(environment: Environment, repository: RepositoryInfo | None = None) -> RecoveryPoint:
     """The recovery point by the primary and by the repository; by the primary alone while the repository is silent.
+
+    Args:
+        environment: The environment.
+        repository: What is in its repository, where that was asked a moment ago; it is asked otherwise.
 
     Raises OutsideSystemError when no primary can be asked.
     """
@@ -25,6 +30,8 @@ def ask(environment: Environment) -> RecoveryPoint:
         found = ", ".join(state.host for state in primaries) or "none"
         raise OutsideSystemError("; ".join([f"primaries that answer: {found}", *unreachable.values()]))
     primary, archive = primaries[0].host, primaries[0].archive
+    if repository is not None:
+        return recovery_point(archive, repository.archive_max)
     try:
         with on_host(environment, primary) as (pgbackrest, _):
             return recovery_point(archive, pgbackrest.info().archive_max)
@@ -33,12 +40,12 @@ def ask(environment: Environment) -> RecoveryPoint:
         return RecoveryPoint(own.seconds, f"{own.reason}; by {primary} alone, the repository can't be read: {error}")
 
 
-def look(run: ChangeRun) -> KnownPoint:
+def look(run: ChangeRun, repository: RepositoryInfo | None = None) -> KnownPoint:
     """Ask, and keep the answer. While nobody answers, what was archived by the last one is all that is counted on."""
     environment, points = run.environment, run.ledger.recovery_points
     objective = environment.policies.objectives.rpo_seconds
     try:
-        point = ask(environment)
+        point = ask(environment, repository)
     except OutsideSystemError as error:
         return points.carry_on(environment.name, str(error), objective, run.holder)
     return points.record(environment.name, point.seconds, point.reason, objective, run.holder)

@@ -280,10 +280,12 @@ class RecordDeploymentOperator(PlannedOperator):
     def execute(self, context: Context) -> None:
         """Write it everywhere."""
         from sebenza_ops.deployment.steps import prune_releases, record_deployment
+        from sebenza_ops.systems.ssh import kept_sessions
 
         run, plan = self.begin(context), self.parsed_plan()
-        record_deployment(run, plan)
-        prune_releases(run, plan)
+        with kept_sessions():
+            record_deployment(run, plan)
+            prune_releases(run, plan)
 
 
 class ReleaseLeaseOperator(DeploymentOperator):

@@ -32,8 +32,10 @@ from sebenza_ops.deployment.rollback_rules import (
     why_unclear,
 )
 from sebenza_ops.deployment.schema_gate import rollback_is_possible
+from sebenza_ops.deployment.steps import install_and_start
 from sebenza_ops.deployment.switch import IDLE_UP_DEADLINE_SECONDS, SwitchFailedError, TrafficSwitch
-from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl
+from sebenza_ops.deployment.traffic import PATIENT_TIMEOUT_SECONDS, TrafficControl, colors_now
+from sebenza_ops.deployment.waits import not_healthy, release_urls
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.evidence.facts import PlannedStep
 from sebenza_ops.ledger import Deployment, Lease, LedgerUnavailable, Outcome
@@ -41,12 +43,14 @@ from sebenza_ops.systems.application_hosts import ApplicationHost
 from sebenza_ops.systems.errors import OutsideSystemError
 from sebenza_ops.systems.fencing import SeenToken, changed_hosts, raise_tokens, read_tokens
 from sebenza_ops.systems.haproxy import LoadBalancerState
+from sebenza_ops.systems.release_answers import missing_healthy_release
 from sebenza_ops.systems.ssh import kept_sessions, on_hosts
 
 # What is not moved by then is moved, or declared split, by the step that proves it.
 MOVE_DEADLINE_SECONDS = 5.0
-# When traffic was moved at once, kept for the comparison.
+# When traffic was moved, kept for the comparison.
 MOVED_AT = "moved_at"
+HEALTH_POLL_SECONDS = 0.2
 
 
 @kept_sessions()
@@ -179,12 +183,55 @@ def _plan_rollback(
     return plan
 
 
+@kept_sessions()
+def start_target(run: ChangeRun, plan: DeploymentPlan) -> None:
+    """Start the release on the color without traffic, await it there, and send all traffic to it at once.
+
+    Tried again after traffic has moved, it starts nothing anew.
+
+    Raises:
+        SwitchFailedError: It does not become healthy; traffic was not touched.
+        FencedOffError: A later change holds the environment.
+        OutsideSystemError: A host could not install or start it; traffic was not touched.
+    """
+    with TrafficControl(run.environment) as control:
+        colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
+        if plan.to_color in colors.values():
+            run.note(f"{plan.to_color} has traffic already: left as it is")
+        else:
+            install_and_start(run, plan, control)
+        _await_healthy(run, plan, control)
+        _await_up(run, plan, control)
+        _move_at_once(run, plan, control)
+
+
+def _await_healthy(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
+    """Wait until every host answers healthily with exactly this release, seen from every load balancer."""
+    policy = run.environment.policies.blue_green
+    wait_seconds = float(policy.health_timeout_seconds) if policy is not None else 60.0
+    version, health = release_urls(run.environment, plan)
+    until = time.monotonic() + wait_seconds
+    while True:
+        answers = control.probe([*version.values(), *health.values()])
+        missing = missing_healthy_release(
+            answers, version_urls=version, health_urls=health, release_id=plan.release.release_id
+        )
+        if not missing:
+            break
+        if time.monotonic() >= until:
+            raise SwitchFailedError(not_healthy(run.environment, plan, missing, wait_seconds))
+        time.sleep(HEALTH_POLL_SECONDS)
+    run.note(f"{plan.release.release_id} is healthy on {plan.to_color}, seen from every load balancer", "success")
+
+
 def _move_at_once(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
     """Raises FencedOffError."""
     began = time.monotonic()
     left = control.settle(plan.to_color, run.fence, MOVE_DEADLINE_SECONDS)
     took_ms = (time.monotonic() - began) * 1000
-    Progress(run).save(**{MOVED_AT: time.time()})
+    progress = Progress(run)
+    if not progress.number(MOVED_AT, 0):
+        progress.save(**{MOVED_AT: time.time()})
     if left:
         run.note(f"not every load balancer was moved at once, going on: {'; '.join(left.values())}", "warning")
         return
@@ -296,11 +343,11 @@ def switch_back(run: ChangeRun, plan: DeploymentPlan, reason: str, *, mark_bad: 
         began = time.monotonic()
         wrong = TrafficSwitch(run, plan, control).bring_back(plan.to_color, plan.release.release_id, reason, "rollback")
         took_seconds = time.monotonic() - began
+        if mark_bad and plan.from_release is not None and plan.from_release != plan.release.release_id:
+            run.ledger.releases.mark_bad(run.environment.name, plan.from_release, f"rolled back: {reason}", run.holder)
+            run.note(f"{plan.from_release} is marked bad in {run.environment.name}", "warning")
+            forget_good(run, changed_hosts(run.environment), plan.from_release)
         _compare(run, plan, control, moved_at)
-    if mark_bad and plan.from_release is not None and plan.from_release != plan.release.release_id:
-        run.ledger.releases.mark_bad(run.environment.name, plan.from_release, f"rolled back: {reason}", run.holder)
-        run.note(f"{plan.from_release} is marked bad in {run.environment.name}", "warning")
-        forget_good(run, changed_hosts(run.environment), plan.from_release)
     if wrong:
         raise SwitchFailedError(f"traffic was sent to {plan.to_color}, but the proof failed: {'; '.join(wrong)}")
     return took_seconds

@@ -61,15 +61,13 @@ class PlanRollbackOperator(RollbackOperator, PlanOperator):
     is nothing to do, and the start of the color when it runs the release already.
 
     Args:
-        cold_task_ids: The tasks that are needed only when the color must be started first.
+        cold_task_id: The task that is needed only when the color must be started first.
         database_task_ids: The tasks that bring the database back, for a run that asks for it.
     """
 
-    def __init__(
-        self, *, cold_task_ids: tuple[str, ...], database_task_ids: tuple[str, ...] = (), **kwargs: Any
-    ) -> None:
+    def __init__(self, *, cold_task_id: str, database_task_ids: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cold_task_ids = cold_task_ids
+        self.cold_task_id = cold_task_id
         self.database_task_ids = database_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -121,23 +119,30 @@ class PlanRollbackOperator(RollbackOperator, PlanOperator):
         return data
 
     def _unneeded(self, is_warm: bool, database: bool) -> list[Any]:
-        names = (*(self.cold_task_ids if is_warm else ()), *(() if database else self.database_task_ids))
+        names = (*((self.cold_task_id,) if is_warm else ()), *(() if database else self.database_task_ids))
         return [task for task in self.get_flat_relatives(upstream=False) if task.task_id in names]
 
 
 class StartTargetOperator(RollbackOperator, PlannedOperator):
-    """Installs the release where it is missing, and starts it on the color without traffic."""
+    """Starts the release on the color without traffic, awaits it there, and sends all traffic to it.
+
+    One task, as another one would begin a second later, and users meet the bad release until then.
+    """
+
+    ui_color = "#c9e4d0"
 
     def execute(self, context: Context) -> None:
-        """Raises a failure that is not tried again when another run has taken the environment over."""
-        from sebenza_ops.deployment.steps import install_and_start
+        """Raises a failure that is not tried again when it does not become healthy, or another run has taken over."""
+        from sebenza_ops.deployment.rollback import start_target
+        from sebenza_ops.deployment.switch import SwitchFailedError
         from sebenza_ops.systems.errors import FencedOffError
 
         run = self.begin(context)
         with run.kept_lease(self.lease_ttl_seconds(run)):
             try:
-                install_and_start(run, self.parsed_plan())
-            except FencedOffError as error:
+                start_target(run, self.parsed_plan())
+            except (SwitchFailedError, FencedOffError) as error:
+                run.note(str(error), "error")
                 raise AirflowFailException(str(error)) from error
 
 

@@ -1,8 +1,9 @@
-"""The waits of a deployment: each looks once, then gives its worker slot back and waits in the triggerer."""
+"""The waits of a deployment: each looks for some seconds, then gives its slot back and waits in the triggerer."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from sebenza_ops.environments.models import Environment, Host
 
 POLL_INTERVAL_SECONDS = 0.5
+# What is met by then costs no way through the triggerer, which takes seconds.
+QUICK_SECONDS = 5.0
+QUICK_POLL_SECONDS = 0.2
 
 
 class HostScriptSensor(PlannedOperator):
@@ -47,27 +51,26 @@ class HostScriptSensor(PlannedOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> None:
-        """Look once; defer when something is missing."""
+        """Look for some seconds; defer when something is still missing."""
         from sebenza_ops.deployment.triggers import HostScriptTrigger
-        from sebenza_ops.deployment.waits import JUDGES
         from sebenza_ops.environments.models import Role
-        from sebenza_ops.systems.ssh import CommandResult, on_hosts
+        from sebenza_ops.systems.ssh import kept_sessions
 
         run = self.join(context)
         environment = run.environment
         hosts = environment.hosts_with_role(Role.LOAD_BALANCER)
         judge_arguments, common = self.question(environment)
         arguments = {host.name: self.script_arguments(environment, host, common) for host in hosts}
-        answers = on_hosts(
-            hosts,
-            environment.ssh_conn_id,
-            lambda session: session.run_script(self.script, arguments[session.host.name], check=False),
-        )
-        texts = {name: answer.stdout if isinstance(answer, CommandResult) else None for name, answer in answers.items()}
-        missing = JUDGES[self.judge_name](texts, **judge_arguments)
-        if not missing:
-            self.ended(run, missing)
-            return
+        until = time.monotonic() + QUICK_SECONDS
+        with kept_sessions():
+            while True:
+                missing = self._look(environment, hosts, arguments, judge_arguments)
+                if not missing:
+                    self.ended(run, missing)
+                    return
+                if time.monotonic() >= until:
+                    break
+                time.sleep(QUICK_POLL_SECONDS)
         self.log.info("waiting for %s: %s", self.waiting_for, "; ".join(missing))
         wait_seconds = self.wait_seconds(environment)
         run.extend_for_wait(wait_seconds)
@@ -87,6 +90,25 @@ class HostScriptSensor(PlannedOperator):
             timeout=timedelta(seconds=wait_seconds + 60),
         )
 
+    def _look(
+        self,
+        environment: Environment,
+        hosts: Sequence[Host],
+        arguments: Mapping[str, list[str]],
+        judge_arguments: Mapping[str, Any],
+    ) -> list[str]:
+        """What is missing now."""
+        from sebenza_ops.deployment.waits import JUDGES
+        from sebenza_ops.systems.ssh import CommandResult, on_hosts
+
+        answers = on_hosts(
+            hosts,
+            environment.ssh_conn_id,
+            lambda session: session.run_script(self.script, arguments[session.host.name], check=False),
+        )
+        texts = {name: answer.stdout if isinstance(answer, CommandResult) else None for name, answer in answers.items()}
+        return JUDGES[self.judge_name](texts, **judge_arguments)
+
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Take the triggerer's answer."""
         self.ended(self.join(context), list(event["missing"]))
@@ -101,11 +123,10 @@ class IdleColorHealthySensor(HostScriptSensor):
 
     def question(self, environment: Environment) -> tuple[dict[str, Any], list[str]]:
         """Version and health page of every application host."""
-        plan, application = self.parsed_plan(), environment.application
-        port = application.colors[plan.to_color].port
-        base = {name: f"http://{environment.host(name).address}:{port}" for name in plan.hosts}
-        version = {name: url + application.version_path for name, url in base.items()}
-        health = {name: url + application.health_path for name, url in base.items()}
+        from sebenza_ops.deployment.waits import release_urls
+
+        plan = self.parsed_plan()
+        version, health = release_urls(environment, plan)
         judge_arguments = {"version_urls": version, "health_urls": health, "release_id": plan.release.release_id}
         return judge_arguments, ["2", environment.public_hostname, *version.values(), *health.values()]
 
@@ -116,13 +137,11 @@ class IdleColorHealthySensor(HostScriptSensor):
 
     def ended(self, run: ChangeRun, missing: list[str]) -> None:
         """A color that is not healthy in time ends the deployment; traffic was never touched."""
+        from sebenza_ops.deployment.waits import not_healthy
+
         plan = self.parsed_plan()
         if missing:
-            text = (
-                f"{plan.release.release_id} did not become healthy on {plan.to_color} within "
-                f"{self.wait_seconds(run.environment):g} s: {'; '.join(missing)}. Traffic was not touched, it is on "
-                f"{plan.from_color}. Look at {run.environment.application.log_dir}/{plan.to_color}-error.log there."
-            )
+            text = not_healthy(run.environment, plan, missing, self.wait_seconds(run.environment))
             run.note(text, "error")
             raise AirflowFailException(text)
         run.note(f"{plan.release.release_id} is healthy on {plan.to_color}, seen from every load balancer", "success")

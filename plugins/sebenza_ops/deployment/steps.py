@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sebenza_ops.changes import ChangeRefusedError, ChangeRun
@@ -52,9 +53,8 @@ def take_lease(
 ) -> int:
     """Take the lease with a token above every one that a host has seen, and make the hosts refuse lower ones.
 
-    Returns the token. Raises ChangeRefusedError when another run holds the lease, or the
-    environment is frozen. A host that can't be reached is left
-    to the plan, which names it and refuses.
+    Returns the token. Raises ChangeRefusedError when another run holds the lease, or the environment is frozen. A host
+    that can't be reached is left to the plan, which names it and refuses.
     """
     # What changes nothing must not keep an earlier run from being cleared.
     kind = LeaseKind.HOUSEKEEPING if housekeeping or plan_only else LeaseKind.CHANGE
@@ -97,13 +97,14 @@ def plan_deployment(
         return resumed
     if not is_draft:
         Progress(run).save(**{UNWELL: ""})
-    with TrafficControl(environment) as control:
-        load_balancers = control.states(PATIENT_TIMEOUT_SECONDS)
-    hosts = on_hosts(
-        environment.hosts_with_role(Role.APPLICATION),
-        environment.ssh_conn_id,
-        lambda session: ApplicationHost(environment, session).state(),
-    )
+    with TrafficControl(environment) as control, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(control.states, PATIENT_TIMEOUT_SECONDS)
+        hosts = on_hosts(
+            environment.hosts_with_role(Role.APPLICATION),
+            environment.ssh_conn_id,
+            lambda session: ApplicationHost(environment, session).state(),
+        )
+        load_balancers = asked.result()
     make = _blue_green_plan if strategy == "blue_green" else _rolling_plan
     plan = make(environment, release, load_balancers, hosts, params)
     cure_reason = str(params.get("cure_reason") or "")
@@ -226,12 +227,13 @@ def deploy_to_idle_color(run: ChangeRun, plan: DeploymentPlan) -> None:
     if Progress(run).phase is not None:
         run.note(f"{plan.to_color} has traffic from this run already: left as it is")
         return
-    _repair(run, plan)
-    with watched_meanwhile(run, plan):
-        _install(run, plan)
-        if plan.release.migrations:
-            _expand_schema(run, plan)
-        _start(run, plan)
+    with TrafficControl(run.environment) as control:
+        _repair(run, plan, control)
+        with watched_meanwhile(run, plan):
+            _install(run, plan)
+            if plan.release.migrations:
+                _expand_schema(run, plan)
+            _start(run, plan, control)
 
 
 @kept_sessions()
@@ -243,23 +245,39 @@ def prepare_hosts(run: ChangeRun, plan: DeploymentPlan) -> None:
     if Progress(run).phase is not None:
         run.note("the roll-out of this run has begun: nothing to prepare")
         return
-    _repair(run, plan)
+    with TrafficControl(run.environment) as control:
+        _repair(run, plan, control)
     with watched_meanwhile(run, plan):
         _fetch(run, plan)
         if plan.release.migrations:
             _expand_schema(run, plan)
 
 
-@kept_sessions()
-def install_and_start(run: ChangeRun, plan: DeploymentPlan) -> None:
+def install_and_start(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
     """Install a release where it is missing and start its color, which has no traffic. The schema stays as it is."""
-    _install(run, plan)
-    _start(run, plan)
+    environment, release = run.environment, plan.release
+
+    def look(session: HostSession) -> str:
+        # Without a way to the artifact: what is on every host needs no object storage.
+        host = ApplicationHost(environment, session)
+        return host.install(run.fence, release.release_id, release.sha256, release.size_bytes, "")
+
+    found = on_hosts([environment.host(name) for name in plan.hosts], environment.ssh_conn_id, look)
+    if all(answer == "present" for answer in found.values()):
+        run.note(f"{release.release_id} is on {', '.join(plan.hosts)}, verified by SHA-256")
+    else:
+        _fetch(run, plan)
+    _configure(run, plan)
+    _start(run, plan, control)
 
 
 def _install(run: ChangeRun, plan: DeploymentPlan) -> None:
     """Fetch the release, and configure the color for it."""
     _fetch(run, plan)
+    _configure(run, plan)
+
+
+def _configure(run: ChangeRun, plan: DeploymentPlan) -> None:
     environment = run.environment
     secrets = resolve_secrets(environment)
 
@@ -295,7 +313,7 @@ def _artifact_source(run: ChangeRun, release: Release) -> str:
         return ""
 
 
-def _start(run: ChangeRun, plan: DeploymentPlan) -> None:
+def _start(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
     environment = run.environment
 
     def start(session: HostSession) -> None:
@@ -304,26 +322,24 @@ def _start(run: ChangeRun, plan: DeploymentPlan) -> None:
     hosts = [environment.host(name) for name in plan.hosts]
     raise_first_error(on_hosts(hosts, environment.ssh_conn_id, start))
     run.note(f"{plan.to_color} started on {', '.join(plan.hosts)}")
-    with TrafficControl(environment) as control:
-        restore_rotation(run, control, plan.to_color, plan.hosts)
+    restore_rotation(run, control, plan.to_color, plan.hosts)
 
 
-def _repair(run: ChangeRun, plan: DeploymentPlan) -> None:
+def _repair(run: ChangeRun, plan: DeploymentPlan, control: TrafficControl) -> None:
     """Make every load balancer, its file and every marker say the live color; refuse when one has moved since."""
     live = plan.from_color
-    with TrafficControl(run.environment) as control:
-        colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
-        moved = [name for name, color in colors.items() if color is not live and name not in plan.repairs]
-        if moved:
-            raise PlanOutdatedError(
-                f"{', '.join(moved)} does not send to {live} as when the plan was made; nothing was changed by this "
-                "step. Start a new run."
-            )
-        if set(plan.repairs) & set(plan.load_balancers):
-            left = control.settle(live, run.fence, REPAIR_DEADLINE_SECONDS)
-            if left:
-                raise PlanOutdatedError(f"load balancers could not be brought to {live}: {'; '.join(left.values())}")
-            raise_first_error(dict(control.persist(live, run.fence)))
+    colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
+    moved = [name for name, color in colors.items() if color is not live and name not in plan.repairs]
+    if moved:
+        raise PlanOutdatedError(
+            f"{', '.join(moved)} does not send to {live} as when the plan was made; nothing was changed by this "
+            "step. Start a new run."
+        )
+    if set(plan.repairs) & set(plan.load_balancers):
+        left = control.settle(live, run.fence, REPAIR_DEADLINE_SECONDS)
+        if left:
+            raise PlanOutdatedError(f"load balancers could not be brought to {live}: {'; '.join(left.values())}")
+        raise_first_error(dict(control.persist(live, run.fence)))
     wrong_markers = [name for name in plan.repairs if name in plan.hosts]
     _write_markers(run, wrong_markers, {"current-color": live.value})
     for name, what in plan.repairs.items():

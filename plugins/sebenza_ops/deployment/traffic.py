@@ -17,7 +17,7 @@ from sebenza_ops.deployment.reconcile import LoadBalancerStates, color_of_backen
 from sebenza_ops.environments.models import Color, Environment, Role
 from sebenza_ops.systems.errors import FencedOffError, HostUnreachableError, OutsideSystemError
 from sebenza_ops.systems.haproxy import LoadBalancer, LoadBalancerState
-from sebenza_ops.systems.ssh import Fence, HostSession
+from sebenza_ops.systems.ssh import Fence, HostSession, give_back, take_session
 
 # A load balancer that takes longer than this to answer has not answered (its command may still arrive).
 ANSWER_TIMEOUT_SECONDS = 4.0
@@ -56,7 +56,7 @@ class TrafficControl:
         self.environment = environment
         hosts = environment.hosts_with_role(Role.LOAD_BALANCER)
         self._balancers = {
-            host.name: LoadBalancer(environment, HostSession(host, environment.ssh_conn_id)) for host in hosts
+            host.name: LoadBalancer(environment, take_session(host, environment.ssh_conn_id)) for host in hosts
         }
         # One thread each: a session serves one command at a time, and a hanging one blocks only its own thread.
         self._threads = {name: ThreadPoolExecutor(max_workers=1, thread_name_prefix=name) for name in self._balancers}
@@ -70,8 +70,13 @@ class TrafficControl:
     ) -> None:
         for executor in self._threads.values():
             executor.shutdown(wait=False, cancel_futures=True)
-        for balancer in self._balancers.values():
-            balancer.session.close()
+        for name, balancer in self._balancers.items():
+            pending = self._pending.get(name)
+            if pending is not None and not pending.future.done():
+                # It hangs: nobody else is to wait behind it.
+                balancer.session.close()
+            else:
+                give_back(balancer.session, self.environment.ssh_conn_id)
 
     @property
     def names(self) -> tuple[str, ...]:

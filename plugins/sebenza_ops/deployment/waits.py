@@ -8,11 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from sebenza_ops.systems.build_host import parse_status
 from sebenza_ops.systems.errors import NoDataError
 from sebenza_ops.systems.haproxy import parse_state
 from sebenza_ops.systems.release_answers import Answers, missing_healthy_release
+
+if TYPE_CHECKING:
+    from sebenza_ops.deployment.plan import DeploymentPlan
+    from sebenza_ops.environments.models import Environment
+
+
+def release_urls(environment: Environment, plan: DeploymentPlan) -> tuple[dict[str, str], dict[str, str]]:
+    """Version page and health check of the plan's new color, by application host."""
+    application = environment.application
+    port = application.colors[plan.to_color].port
+    base = {name: f"http://{environment.host(name).address}:{port}" for name in plan.hosts}
+    version = {name: url + application.version_path for name, url in base.items()}
+    return version, {name: url + application.health_path for name, url in base.items()}
+
+
+def not_healthy(environment: Environment, plan: DeploymentPlan, missing: list[str], waited_seconds: float) -> str:
+    """What people are told of a color that is not healthy in time: what is missing, where traffic is, where to look."""
+    return (
+        f"{plan.release.release_id} did not become healthy on {plan.to_color} within {waited_seconds:g} s: "
+        f"{'; '.join(missing)}. Traffic was not touched, it is on {plan.from_color}. Look at "
+        f"{environment.application.log_dir}/{plan.to_color}-error.log there."
+    )
 
 
 def missing_drained_sessions(answers: Answers, *, backend: str, key: str) -> list[str]:

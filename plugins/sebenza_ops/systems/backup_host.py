@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from sebenza_ops.systems.ssh import Fence, HostSession
 PIECE_BYTES = 1024**3
 BATCH_PIECES = 40
 UPLOAD_TIMEOUT_SECONDS = 1800.0
+LSN = re.compile("[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,17 @@ class BackupHost:
     def status(self, job: str) -> JobStatus:
         """How a job stands."""
         return parse_job_status(self._session.run_script("dump_status", [self._work_dir, job]).stdout, self.host)
+
+    def snapshot_lsn(self, job: str) -> str | None:
+        """The LSN of the snapshot of a dump that was started; None while it has none. Raises NoDataError."""
+        path = f"{self._work_dir}/{job}/snapshot"
+        found = self._session.run_script("file_read", [path], timeout_seconds=10, check=False)
+        if found.exit_status != 0:
+            return None
+        lsn = found.stdout.strip()
+        if not LSN.fullmatch(lsn):
+            raise NoDataError(f"the snapshot of {job} has no LSN: {lsn[:100]!r}", host=self.host)
+        return lsn
 
     def manifest(self, job: str) -> Manifest:
         """The manifest of a job that is done."""

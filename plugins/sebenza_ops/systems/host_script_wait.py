@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sebenza_ops.environments.models import Host
 
 COMMAND_TIMEOUT_SECONDS = 10.0
+# The end is known later by a small part of what the wait took: every question costs a login.
+FIRST_INTERVAL_SECONDS = 1.0
+PART_OF_WAIT = 0.05
 
 
 class HostScriptWait(BaseTrigger):
@@ -34,7 +37,7 @@ class HostScriptWait(BaseTrigger):
         hosts: The hosts as `Host.model_dump(mode="json")` gives them.
         script: Name of the script in include/hosts.
         arguments: Its arguments, by host name.
-        interval_seconds: Time between two questions.
+        interval_seconds: Time between two questions at most; a wait that has just begun is asked about more often.
         deadline: When to give up, in epoch seconds; absolute, so that a restarted triggerer does not begin anew.
     """
 
@@ -87,6 +90,7 @@ class HostScriptWait(BaseTrigger):
         from sebenza_ops.environments.models import Host
 
         hosts = [Host.model_validate(host) for host in self.hosts]
+        began = time.monotonic()
         while True:
             answers = dict(
                 zip((host.name for host in hosts), await asyncio.gather(*map(self._ask, hosts)), strict=True)
@@ -96,7 +100,8 @@ class HostScriptWait(BaseTrigger):
                 yield TriggerEvent({"missing": missing})
                 return
             self.log.info("waiting for %s: %s", self.waiting_for, "; ".join(missing))
-            await asyncio.sleep(self.interval_seconds)
+            waited = time.monotonic() - began
+            await asyncio.sleep(min(self.interval_seconds, max(FIRST_INTERVAL_SECONDS, waited * PART_OF_WAIT)))
 
     async def _ask(self, host: Host) -> str | None:
         """The script's output, or None when the host can't be asked."""

@@ -220,17 +220,32 @@ class HostSession:
 
 @contextmanager
 def open_session(host: Host, ssh_conn_id: str) -> Iterator[HostSession]:
-    """A connected session, closed at the end. Raises HostUnreachableError."""
-    session = HostSession(host, ssh_conn_id)
+    """A connected session, closed at the end unless it is kept. Raises HostUnreachableError."""
+    session = take_session(host, ssh_conn_id)
     try:
-        yield session.connect()
+        yield session if session.is_open else session.connect()
     finally:
+        give_back(session, ssh_conn_id)
+
+
+def take_session(host: Host, ssh_conn_id: str) -> HostSession:
+    """A session for the caller alone, until `give_back`: the host's kept one, already logged in, or a new one."""
+    kept = _kept_sessions.get() or {}
+    return kept.pop((host.name, ssh_conn_id), None) or HostSession(host, ssh_conn_id)
+
+
+def give_back(session: HostSession, ssh_conn_id: str) -> None:
+    """End the use of a session that was taken: it is kept for the next one within `kept_sessions`, closed otherwise."""
+    kept, key = _kept_sessions.get(), (session.host.name, ssh_conn_id)
+    if kept is None or key in kept or not session.is_open:
         session.close()
+    else:
+        kept[key] = session
 
 
 @contextmanager
 def kept_sessions() -> Iterator[None]:
-    """Within this, rounds of `on_hosts` by the same thread share one login for each host; closed at the end.
+    """Within this, what the same thread does on a host shares one login; closed at the end.
 
     For rounds that follow one another at once: a connection that broke in between costs its host's next command.
     Within another one, the outer's logins are shared.
