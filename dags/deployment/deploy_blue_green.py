@@ -22,8 +22,8 @@ what would change on which host, and stops there. CI starts it over the REST API
 5. Waits until every load balancer reaches a healthy process of exactly this release on every host.
 6. Judges the live release first, by the same triggers: an environment that is unwell already refuses the switch, unless
    `cure_reason` says that this release is the cure. Warms it up, switches all load balancers at runtime, proves it by
-   requests and by counters, writes map file and marker, and watches for `bake_seconds`: health, ratio of failed requests (more than 5%), 95th percentile of the
-   response time (more than 5 s), critical alerts.
+   requests and by counters, writes map file and marker, and watches for `bake_seconds`: health, ratio of failed
+   requests (more than 5%), 95th percentile of the response time (more than 5 s), critical alerts.
 7. Waits for the old color's last sessions, and records the last known good release meanwhile. The old color keeps
    running for `keep_warm_seconds`, so that a rollback is instant, and is stopped then by `stop_idle_color`.
 8. Stores the evidence report and gives the lease back.

@@ -22,10 +22,11 @@ the old release running.
    which a rollout that could not go back may have left, are no obstacle: this is what makes them one.
 4. Installs the release on all application hosts and runs its *expand* migrations. What runs is not touched.
 5. Judges the live release by the triggers: an environment that is unwell already refuses the rollout, unless
-   `cure_reason` says that this release is the cure. Then one batch after another (`batch_size`, one host): drains it at all load balancers, waits for its last sessions,
-   starts the release, waits until every load balancer reaches exactly this release, healthy, warms it up, puts it
-   back, and watches it for `watch_seconds`: health, ratio of failed requests, response time, critical alerts. Never
-   fewer than the policy's `minimum_in_rotation` hosts are in rotation; each load balancer itself refuses that.
+   `cure_reason` says that this release is the cure. Then one batch after another (`batch_size`, one host): drains it at
+   all load balancers, waits for its last sessions, starts the release, waits until every load balancer reaches exactly
+   this release, healthy, warms it up, puts it back, and watches it for `watch_seconds`: health, ratio of failed
+   requests, response time, critical alerts. Never fewer than the policy's `minimum_in_rotation` hosts are in rotation;
+   each load balancer itself refuses that.
 6. Proves by requests and by counters that users get this release and nothing else, and watches it for `bake_seconds`.
 7. Records the last known good release, and removes old ones from the hosts.
 8. Stores the evidence report and gives the lease back.

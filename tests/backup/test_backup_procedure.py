@@ -146,8 +146,8 @@ def test_production_is_backed_up_from_its_replica_once_while_others_write(began:
     for key, piece in manifest["objects"].items():
         assert len(stored(key)) == piece["size_bytes"], key
     timeline = [entry.text for entry in facts.load(ledger, PRODUCTION, made_by).timeline]
-    begun = next(at for at, text in enumerate(timeline) if "read back beside the dump" in text)
-    assert begun < next(at for at, text in enumerate(timeline) if text.startswith("dumped in"))
+    verifying = next(at for at, text in enumerate(timeline) if "read back beside the dump" in text)
+    assert verifying < next(at for at, text in enumerate(timeline) if text.startswith("dumped in"))
     outcome = operator.xcom(PRODUCTION, made_by, "finish_backup")
     made_run = operator.dag_run(PRODUCTION, made_by)
     begun, over = (datetime.fromisoformat(str(made_run[name])) for name in ("start_date", "end_date"))
