@@ -123,7 +123,8 @@ install_python_packages() {
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null ||
     stop "cannot reach the Python package index: check the network, then run this again"
-  .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-dev.txt ||
+  # uv brings authorities of its own; the machine's are those of a proxy that it may be behind, and pip's and npm's.
+  UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true} .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-dev.txt ||
     stop "Python packages could not be installed (see above): check the network and the disk, then run this again"
   mkdir -p "$STATE_DIR"
   wanted_python >"$STATE_DIR/python"

@@ -379,7 +379,7 @@ class Run:
                 return {}
             if status != 200 or not isinstance(answer, dict):
                 return {}
-            if answer["is_told"] or time.monotonic() > give_up_at:
+            if answer["is_told"] or answer["state"] == "success" or time.monotonic() > give_up_at:
                 return dict(answer)
             time.sleep(0.5)
 

@@ -95,9 +95,11 @@ def conclusion(client: AirflowClient, dag_id: str, run_id: str, *, patience_seco
         run_id: the run.
         patience_seconds: how long to wait for the words of a task that has failed a moment ago.
     """
-    give_up_at = time.monotonic() + patience_seconds
-    while not (told := client.run_outcome(dag_id, run_id))["is_told"] and time.monotonic() < give_up_at:
-        time.sleep(POLL_SECONDS)
+    try:
+        told = _outcome(client, dag_id, run_id, time.monotonic() + patience_seconds)
+    except AirflowApiError as error:
+        # How it ended does not depend on whether that can be read.
+        return [f"what the run says can't be read: {error}", f"  all of it: {client.run_url(dag_id, run_id)}"]
     lines = ["", f"{told['title']}: {told['sentence']}"]
     if told["state_now"]:
         lines.append(f"Now: {told['state_now']}")
@@ -110,6 +112,14 @@ def conclusion(client: AirflowClient, dag_id: str, run_id: str, *, patience_seco
     if told["to_do"]:
         lines += ["To do:", *(f"  {line}" for line in told["to_do"])]
     return [*lines, f"Evidence: {client.url}{told['evidence']}"]
+
+
+def _outcome(client: AirflowClient, dag_id: str, run_id: str, give_up_at: float) -> dict[str, Any]:
+    while True:
+        told = client.run_outcome(dag_id, run_id)
+        if told["is_told"] or told["state"] == "success" or time.monotonic() > give_up_at:
+            return told
+        time.sleep(POLL_SECONDS)
 
 
 def _reason_to_refuse(client: AirflowClient, dag_id: str, conf: Mapping[str, Any]) -> str | None:
