@@ -115,6 +115,16 @@ def start_primary(host: str) -> None:
             _ensure_database(host, environment)
 
 
+def replayed(host: str) -> str:
+    """How far a standby has come in what it replays before it streams."""
+    try:
+        with connect(host) as cursor:
+            cursor.execute("SELECT pg_last_wal_replay_lsn()")
+            return f"replayed up to {cursor.fetchone()[0]}"
+    except psycopg2.OperationalError as error:
+        return f"takes no connections: {str(error).strip()}"
+
+
 def start_standby(host: str, primary: str) -> None:
     """Start a streaming replica of the primary, and wait until it streams.
 
@@ -136,13 +146,17 @@ def start_standby(host: str, primary: str) -> None:
         copy_cluster(host, primary, slot)
     supervision.start(host, "postgresql")
     try:
-        until(lambda: streams(primary, slot), f"{host}: streams from {primary}", 15)
+        until(lambda: streams(primary, slot), f"{host}: streams from {primary}", 15, progress=lambda: replayed(host))
     except LabError:
         supervision.stop(host, "postgresql")
         set_aside(host)
         copy_cluster(host, primary, slot)
         supervision.start(host, "postgresql")
-        until(lambda: streams(primary, slot), f"{host}: streams from {primary} (its log says why not)", 30)
+        until(
+            lambda: streams(primary, slot),
+            f"{host}: streams from {primary} (its log says why not)",
+            progress=lambda: replayed(host),
+        )
     with connect(host) as cursor:
         # Of the time when it was the primary: a replica that keeps one keeps WAL for ever.
         cursor.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")

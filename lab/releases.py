@@ -13,7 +13,7 @@ from pathlib import Path
 from lab import paths, remote
 from lab.accounts import LOGIN_USER, make_directory, own
 from lab.repository import create_repository
-from lab.waiting import LabError, until
+from lab.waiting import LabError, scaled, until
 
 BUILD_HOST = "build"
 REPOSITORY = "srv/git/sebenza-logistics.git"
@@ -104,13 +104,18 @@ def _build(sha: str, job: Path, deadline_seconds: float) -> None:
         if (job / "result.json").exists():
             return True
         # The detached build takes its lock a moment after the script that started it has ended.
-        ended = time.monotonic() > started_at + _START_SECONDS and not _locked(job / "lock")
+        ended = time.monotonic() > started_at + scaled(_START_SECONDS) and not _locked(job / "lock")
         if (job / "failed").exists() or ended:
             log = (job / "log").read_text(errors="replace").strip()[-800:] if (job / "log").exists() else "(no log)"
             raise LabError(f"build: {FIRST_VERSION} could not be built (npm needs its registry):\n  {log}")
         return False
 
-    until(done, f"build: {FIRST_VERSION} is built (log: {job / 'log'})", deadline_seconds)
+    until(
+        done,
+        f"build: {FIRST_VERSION} is built (log: {job / 'log'})",
+        deadline_seconds,
+        progress=lambda: f"{sum(1 for _ in job.rglob('*'))} files are there",
+    )
 
 
 def _locked(lock: Path) -> bool:

@@ -40,7 +40,7 @@ def start_standby(report: Report) -> None:
         postgres.copy_cluster(STANDBY, ENVIRONMENTS["production"].database_host)
     supervision.start(STANDBY, "postgresql")
     try:
-        until(streams, f"{STANDBY}: streams from production's primary", 15)
+        until(streams, f"{STANDBY}: streams from production's primary", 15, progress=lambda: postgres.replayed(STANDBY))
     except LabError:
         rebuild_standby()
 
@@ -56,7 +56,11 @@ def rebuild_standby() -> None:
     postgres.copy_cluster(STANDBY, ENVIRONMENTS["production"].database_host)
     supervision.start(STANDBY, "postgresql")
     try:
-        until(streams, f"{STANDBY}: streams from production's primary (its log says why not)", 30)
+        until(
+            streams,
+            f"{STANDBY}: streams from production's primary (its log says why not)",
+            progress=lambda: postgres.replayed(STANDBY),
+        )
     except LabError as error:
         raise LabError(f"{error}; {_as_seen()}") from None
 

@@ -23,7 +23,7 @@ from lab.airflow.supervision import ComponentError, Supervision
 from lab.airflow.users import load_or_create_users
 from lab.machine import listener, port_problem
 from lab.start_check import airflow_port_problem
-from lab.waiting import Patience, scaled
+from lab.waiting import scaled
 from sebenza_ops.installation.metadata import User
 from sebenza_ops.installation.roles import ROLES, pipeline_permissions
 
@@ -178,15 +178,13 @@ class LocalAirflow:
 
     def _await_parsed(self, began: float, since: datetime | None) -> Report:
         files = dag_files(self.settings)
-        parsed = 0
-        still = Patience("no more DAG is read", NO_DAG_SECONDS, progress=lambda: parsed, look_seconds=0)
+        healthy_at = time.monotonic()
         with self.client("admin") as client:
             while True:
                 dags, errors = client.dags(), client.import_errors()
                 fresh = [dag for dag in dags if since is None or _parsed_at(dag) >= since]
                 missing = len(files) - len({dag["fileloc"] for dag in fresh} | {error["filename"] for error in errors})
-                parsed = len(fresh)
-                settled = still.is_over() and len(fresh) == len(dags)
+                settled = time.monotonic() - healthy_at > scaled(NO_DAG_SECONDS) and len(fresh) == len(dags)
                 if missing <= 0 or settled:
                     ids = sorted(dag["dag_id"] for dag in dags)
                     return Report(time.monotonic() - began, False, ids, errors)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from lab.waiting import scaled
 from sebenza_ops.systems.dns import DnsZone, answers, await_answers, change, zone_of
 from sebenza_ops.systems.dns_query import ask
 from sebenza_ops.systems.dns_records import (
@@ -56,7 +57,7 @@ def servers(running: NameServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for a server that is gone."""
-    monkeypatch.setattr("sebenza_ops.systems.dns_query.TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr("sebenza_ops.systems.dns_query.TIMEOUT_SECONDS", scaled(0.4))
 
 
 @pytest.fixture
