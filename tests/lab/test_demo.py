@@ -32,7 +32,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(server: FailingServer, *request_paths: str) -> LoadGenerator:
     return LoadGenerator(
-        load_balancers={"lb1": server.address}, ca_file=server.ca_file, rate=RATE, request_paths=request_paths
+        load_balancers={"lb1": server.address},
+        ca_file=server.ca_file,
+        rate=RATE,
+        timeout_seconds=3,
+        request_paths=request_paths,
     )
 
 
