@@ -139,6 +139,8 @@ def lead_in(load: LoadGenerator, rate: float, capacity: Capacity) -> None:
         time.sleep(POLL_SECONDS / 10)
     bad = so_far["failed"] + so_far["shed"]
     if bad or so_far["in_flight"] > max(1.0, rate * P95_SECONDS):
+        # What was measured is not true any more.
+        paths.CAPACITY_FILE.unlink(missing_ok=True)
         raise LabError(
             f"this machine is too slow, or busy with something else: under {rate:g} requests a second {bad} of "
             f"{so_far['requests']} failed and {so_far['in_flight']} waited before the deployment, though "
