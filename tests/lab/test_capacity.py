@@ -207,7 +207,9 @@ def reports() -> list[str]:
     return [each["Key"] for each in found.get("Contents", [])]
 
 
+# What measures before a load does the same; this looks at what it leaves.
 @pytest.mark.slow
+@pytest.mark.long
 def test_measuring_leaves_production_and_airflow_as_they_were(estate: Any, airflow: LocalAirflow) -> None:
     before = checker.check("production")
     lines: list[str] = []
