@@ -89,13 +89,15 @@ class AirflowSettings:
         """Environment of every Airflow process.
 
         The caller's own Airflow settings are dropped, because they would override the file, and
-        so are proxies: all that the lab's Airflow talks to is on loopback.
+        so are proxies: all that the lab's Airflow talks to is on loopback. Compiled modules are kept
+        whatever the caller does with its own: without them each process compiles Airflow for seconds.
         """
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("AIRFLOW_", "AIRFLOW__", "PYTEST_", "COV_"))
             and name.lower() not in {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy"}
+            and name != "PYTHONDONTWRITEBYTECODE"
         }
         return kept | {
             "AIRFLOW_HOME": str(self.home),

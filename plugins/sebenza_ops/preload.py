@@ -24,7 +24,7 @@ from airflow.listeners import hookimpl
 log = logging.getLogger(__name__)
 
 MODULES: Final = (
-    "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.bundles.local",
     "airflow.providers.amazon.aws.hooks.s3",
     "airflow.providers.http.hooks.http",
     "airflow.providers.postgres.hooks.postgres",
@@ -33,11 +33,17 @@ MODULES: Final = (
     "airflow.providers.smtp.hooks.smtp",
     "airflow.providers.ssh.hooks.ssh",
     "airflow.providers.standard.operators.hitl",
+    "airflow.sdk.definitions.asset.metadata",
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
+    "asyncssh",
     "boto3",
+    "dns.query",
+    "dns.tsigkeyring",
+    "dns.update",
     "httpx",
-    "jinja2",
+    "jinja2.ext",
+    "jinja2.nativetypes",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "matplotlib.ticker",
@@ -45,24 +51,19 @@ MODULES: Final = (
     "psycopg2",
     "pydantic",
     "sqlalchemy.orm",
-    "sebenza_ops.backup.application_archives",
-    "sebenza_ops.deployment.builds",
-    "sebenza_ops.deployment.finish",
-    "sebenza_ops.deployment.operators",
-    "sebenza_ops.deployment.sensors",
-    "sebenza_ops.deployment.steps",
-    "sebenza_ops.deployment.switch",
-    "sebenza_ops.estate.operators",
-    "sebenza_ops.ledger",
-    "sebenza_ops.notify.callbacks",
-    "sebenza_ops.procedures",
-    "sebenza_ops.recovery.application_restore",
-    "sebenza_ops.recovery.rejoin",
-    "sebenza_ops.recovery.switch_finish",
-    "sebenza_ops.recovery.switch_operators",
     "yaml",
 )
 
+
+# What no task runs: web pages, commands of people, and migrations, which are found by their files.
+NOT_IN_TASKS: Final = (
+    "sebenza_ops.break_glass",
+    "sebenza_ops.console",
+    "sebenza_ops.installation",
+    "sebenza_ops.ledger.migrations",
+    "sebenza_ops.preload",
+    "sebenza_ops.prompt_executor",
+)
 
 # What a parse needs besides what the files import: Airflow's own, and what a run's end calls.
 FOR_PARSING: Final = (
@@ -87,7 +88,7 @@ def on_starting(component: object) -> None:
 
 def preload() -> list[str]:
     """Import what tasks need; returns the modules that can't be, which then fail where they are used and say why."""
-    return load((*MODULES, *FOR_PARSING, *imported_by_dag_files()))
+    return load((*MODULES, *FOR_PARSING, *run_by_tasks()))
 
 
 def load(modules: Iterable[str]) -> list[str]:
@@ -101,6 +102,18 @@ def load(modules: Iterable[str]) -> list[str]:
             missing.append(name)
     importlib.import_module("sebenza_ops.environments.inventory").load_inventory()
     return missing
+
+
+def run_by_tasks() -> list[str]:
+    """The modules of this package that a task may run: operators import much of it when they execute."""
+    package = __name__.partition(".")[0]
+    folder = Path(__file__).parent
+    names = (".".join((package, *file.relative_to(folder).with_suffix("").parts)) for file in folder.rglob("*.py"))
+    return sorted(
+        name.removesuffix(".__init__")
+        for name in names
+        if not name.startswith(NOT_IN_TASKS) and not name.endswith("__main__")
+    )
 
 
 def imported_by_dag_files() -> list[str]:

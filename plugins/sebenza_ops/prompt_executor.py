@@ -17,18 +17,23 @@ from airflow.executors.local_executor import LocalExecutor
 from airflow.utils.session import create_session
 from sqlalchemy import text
 
-# How soon a run that somebody starts, or a task that a trigger or a person's answer sets going, is seen.
+# How soon a run that somebody starts is seen, and while a run goes on, a task that has ended, or that a trigger or a
+# person's answer sets going.
 LOOK_SECONDS: Final = 0.2
-# How soon the scheduler looks by itself: at retries and time-outs that have come due while a run goes on, at schedules
-# while none does.
+RUNNING_LOOK_SECONDS: Final = 0.1
+# How soon the scheduler looks by itself: at retries and time-outs while a run goes on, at schedules while none does.
 RUNNING_SECONDS: Final = 0.4
 IDLE_SECONDS: Final = 1.0
 
-# Plain text: the indexes of runs by state are partial, and none serves a state that is a parameter.
+# Plain text: the indexes of runs by state are partial, and none serves a state that is a parameter. A task has ended
+# in the database before its worker says so, which takes it up to a heartbeat when it misses its process's end.
 _LOOK: Final = text(
-    "SELECT EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued'),"
-    " EXISTS (SELECT 1 FROM task_instance WHERE state = 'scheduled'),"
-    " EXISTS (SELECT 1 FROM dag_run WHERE state = 'running')"
+    "SELECT EXISTS (SELECT 1 FROM dag_run WHERE state = 'running'),"
+    " EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued')"
+    " OR EXISTS (SELECT 1 FROM task_instance WHERE state = 'scheduled')"
+    " OR EXISTS (SELECT 1 FROM dag_run JOIN task_instance"
+    " ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id"
+    " WHERE dag_run.state = 'running' AND task_instance.end_date > dag_run.last_scheduling_decision)"
 )
 
 
@@ -47,15 +52,16 @@ class PromptLocalExecutor(LocalExecutor):
     def _rest(self) -> None:
         # SimpleQueue has no way to wait; its reader is what it polls itself.
         results: Any = self.result_queue
-        began = time.monotonic()
-        while not wait([results._reader], timeout=LOOK_SECONDS):
-            is_due, runs = _look()
+        began, pause = time.monotonic(), RUNNING_LOOK_SECONDS
+        while not wait([results._reader], timeout=pause):
+            runs, is_due = _look()
             if is_due or time.monotonic() - began >= (RUNNING_SECONDS if runs else IDLE_SECONDS):
                 return
+            pause = RUNNING_LOOK_SECONDS if runs else LOOK_SECONDS
 
 
 def _look() -> tuple[bool, bool]:
-    """Whether a run or a task waits for the scheduler, and whether a run goes on."""
+    """Whether a run goes on, and whether a run or a task waits for the scheduler."""
     with create_session(scoped=False) as session:
-        queued, scheduled, running = session.execute(_LOOK).one()
-    return bool(queued or scheduled), bool(running)
+        runs, is_due = session.execute(_LOOK).one()
+    return bool(runs), bool(is_due)
