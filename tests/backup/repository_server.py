@@ -140,7 +140,15 @@ class RepositoryServer:
         """Start the S3 server and wait until it listens."""
         command = [str(paths.program("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
         command += ["--cert", str(self._files.certificate), "--key", str(self._files.key)]
-        command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
+        command += [
+            "--auth-key",
+            f"{KEY},{SECRET}",
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "1s",
+            "--etag-hash=",
+        ]
         with (self.root / "log/rclone.log").open("ab") as log:
             self._storage = subprocess.Popen([*command, str(self.storage_dir)], stdout=log, stderr=log)
         until(

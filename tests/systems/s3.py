@@ -54,7 +54,16 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
     (directory / "data" / "sebenza").mkdir(parents=True)
     (directory / "rclone.conf").touch()
     argv = [program, "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--cert", str(files.certificate)]
-    argv += ["--key", str(files.key), "--vfs-cache-mode", "off", "--dir-cache-time", "1s", str(directory / "data")]
+    argv += [
+        "--key",
+        str(files.key),
+        "--vfs-cache-mode",
+        "off",
+        "--dir-cache-time",
+        "1s",
+        "--etag-hash=",
+        str(directory / "data"),
+    ]
     environment = {"RCLONE_AUTH_KEY": f'"{KEY_ID},{SECRET}"', "RCLONE_CONFIG": str(directory / "rclone.conf")}
     with server(argv, directory / "log", lambda: accepts(port), environment=environment):
         yield S3Server(port, authority, directory)
