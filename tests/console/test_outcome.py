@@ -68,6 +68,11 @@ def test_a_plan_is_shown_with_its_lines() -> None:
         # The last task speaks for the run.
         ([], Kept(None, (("back_up", "no room"), ("end", "back_up failed"))), ("failed", "back_up failed")),
         ([], Kept(None, (("freeze", "until: is over"),), True), ("refused", "until: is over")),
+        (
+            [],
+            Kept(None, (("freeze", "refused, nothing was changed: until"),)),
+            ("refused", "refused, nothing was changed: until"),
+        ),
         # Without a ledger: what it said before it failed.
         ([_returned("2 missing", "check", SENTENCE)], Kept(), ("failed", "2 missing")),
         ([_returned("not of the end", "build")], Kept(), ("failed", NOTHING_SAID)),

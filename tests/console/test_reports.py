@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from sebenza_ops.console.outcome import RunOutcome, conclude
 from sebenza_ops.console.reports import open_storage, report_page
-from sebenza_ops.console.runs import AirflowRun
+from sebenza_ops.console.runs import AirflowRun, TaskResult
 from sebenza_ops.environments.inventory import load_inventory
 from sebenza_ops.evidence.facts import utc_now
 from sebenza_ops.ledger import Ledger, LedgerUnavailable
@@ -56,3 +57,16 @@ def test_an_environment_that_is_gone_has_no_storage_but_still_a_ledger(ledger: L
     assert page is not None
     assert "There is no usable environment &#39;moon&#39;" in page.html
     assert "Outcome not recorded" in page.html
+
+
+def test_a_run_that_keeps_no_outcome_has_its_own_sentence(ledger: Ledger) -> None:
+    dag_id = "freeze.moon"
+    run = AirflowRun(dag_id, "r", "success", utc_now(), utc_now(), None)
+
+    def conclusion(ended: AirflowRun) -> RunOutcome:
+        return conclude(ended, [TaskResult("freeze", "return_value", "moon is frozen until noon")], lambda: ledger)
+
+    page = report_page(dag_id, "r", run, load_inventory(), lambda: ledger, open_storage, utc_now(), conclusion)
+    assert page is not None
+    assert "moon is frozen until noon" in page.html
+    assert "Outcome not recorded" not in page.html

@@ -103,7 +103,16 @@ def _overview(sources: Sources, readable: set[str]) -> HTMLResponse:
 
 def _evidence(sources: Sources, dag_id: str, run_id: str) -> HTMLResponse:
     run = sources.find_run(dag_id, run_id)
-    page = report_page(dag_id, run_id, run, sources.inventory(), sources.ledger, sources.storage, utc_now())
+    page = report_page(
+        dag_id,
+        run_id,
+        run,
+        sources.inventory(),
+        sources.ledger,
+        sources.storage,
+        utc_now(),
+        lambda ended: conclude(ended, sources.find_results(dag_id, run_id, RESULT_KEYS), sources.ledger),
+    )
     if page is None:
         raise HTTPException(
             HTTPStatus.NOT_FOUND,

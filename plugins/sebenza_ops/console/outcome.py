@@ -96,7 +96,7 @@ def judge(run: AirflowRun, results: Sequence[TaskResult], kept: Kept) -> RunOutc
     if not run.is_over:
         return RunOutcome(run.state, None, run.state, "the run goes on", False, "", (), (), (), evidence)
     sentence = _sentence(run, results, kept)
-    outcome = _outcome(run, kept, bool(plan))
+    outcome = _outcome(run, kept, sentence, has_plan=bool(plan))
     return RunOutcome(
         state=run.state,
         outcome=outcome,
@@ -123,12 +123,13 @@ def _sentence(run: AirflowRun, results: Sequence[TaskResult], kept: Kept) -> str
     return own[-1] if own else kept.errors[-1][1] if kept.errors else ""
 
 
-def _outcome(run: AirflowRun, kept: Kept, has_plan: bool) -> str:
+def _outcome(run: AirflowRun, kept: Kept, sentence: str, *, has_plan: bool) -> str:
     if kept.fact is not None:
         return kept.fact.outcome
     if run.state == "success":
         return "planned" if has_plan and run.conf.get("plan_only") else "succeeded"
-    return "refused" if kept.refused else "failed"
+    # A bad parameter is refused with an error of Airflow's own kind, which says so itself.
+    return "refused" if kept.refused or sentence.startswith("refused, nothing was ") else "failed"
 
 
 def _lines(results: Sequence[TaskResult], key: str) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from sebenza_ops.console.outcome import RunOutcome
 from sebenza_ops.console.runs import AirflowRun, header_of
 from sebenza_ops.environments.inventory import Inventory
 from sebenza_ops.environments.models import Environment
-from sebenza_ops.evidence.facts import load
+from sebenza_ops.evidence.facts import OutcomeFact, RunEvidence, load
 from sebenza_ops.evidence.report import render_report
 from sebenza_ops.evidence.store import report_key
 from sebenza_ops.evidence.summary import environment_name
@@ -51,12 +52,13 @@ def report_page(
     ledger: Callable[[], Ledger],
     storage: Callable[[Environment], ReportReader],
     now: datetime,
+    conclusion: Callable[[AirflowRun], RunOutcome] | None = None,
 ) -> ReportPage | None:
     """The report of a run, None when nothing at all is known about it.
 
     While Airflow runs it, the report is drawn from the ledger; a stored one would be of an earlier attempt.
     Afterwards the stored one is shown, or, when it is missing or can't be read, again one from the ledger that
-    says so.
+    says so. A run that keeps no outcome in the ledger has its own last sentence (`conclusion`).
 
     Raises:
         LedgerError: there is no stored report, and the ledger can't be read either.
@@ -72,8 +74,17 @@ def report_page(
         return None
     if run is None:
         notices.append("Airflow has no record of this run (any more).")
+    if run is not None and run.is_over and evidence.outcome is None and conclusion is not None:
+        evidence = _with_outcome(evidence, conclusion(run), now)
     header = header_of(dag_id, run_id, run, rendered_at=now, run_url=None)
     return ReportPage(html=render_report(evidence, header, notices), is_live=True)
+
+
+def _with_outcome(evidence: RunEvidence, told: RunOutcome, now: datetime) -> RunEvidence:
+    if not told.is_told:
+        return evidence
+    fact = {"outcome": told.outcome, "summary": told.sentence, "state": told.state_now or told.sentence, "at": now}
+    return evidence.model_copy(update={"outcomes": (OutcomeFact.model_validate(fact),)})
 
 
 def _stored(
