@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +28,7 @@ from lab.waiting import scaled, until
 
 READY: Final = "airflow.ready_seconds"
 READY_SECONDS: Final = 300.0
-STOP_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
 
 
 def measure(say: Callable[[str], None]) -> list[Row]:
@@ -132,10 +131,11 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
         yield process
     finally:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=scaled(STOP_SECONDS))
-        for each in alive:
-            each.kill()
+        # Nobody goes on with it.
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(family, timeout=scaled(STOP_SECONDS))
         process.wait()
 
 
