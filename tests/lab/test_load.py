@@ -110,15 +110,19 @@ def test_the_client_closes_a_connection_that_it_does_not_use(server: FailingServ
 
 def test_a_client_that_was_kept_from_the_processor_still_sees_the_answers_that_came(server: FailingServer):
     settings: dict[str, Any] = {"load_balancers": {"lb1": server.address}, "ca_file": server.ca_file, "rate": 50}
-    with LoadGenerator(**settings, timeout_seconds=1.5, request_paths=["/late"]) as load:
-        waiting.until(lambda: load.progress()["in_flight"] > 5, "requests are under way")
+    # More connections than requests are ever open: none is just being made, and every request has reached the server.
+    settings |= {"connections": 100, "fresh_share": 0.0}
+    with LoadGenerator(**settings, timeout_seconds=3, request_paths=["/late"]) as load:
+        waiting.until(
+            lambda: load.progress()["requests"] > 150 and load.progress()["in_flight"] > 5, "requests are under way"
+        )
         (sender,) = psutil.Process().children()
         answered = server.answered
         sender.suspend()
         # Past the deadlines of all that were open.
         stopped_at = time.monotonic()
         waiting.until(
-            lambda: server.answered > answered + 5 and time.monotonic() > stopped_at + 2, "the deadlines have passed"
+            lambda: server.answered > answered + 5 and time.monotonic() > stopped_at + 4, "the deadlines have passed"
         )
         sender.resume()
         report = load.stop()
