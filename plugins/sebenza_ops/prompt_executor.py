@@ -27,7 +27,7 @@ IDLE_SECONDS: Final = 1.0
 
 # Plain text: the indexes of runs by state are partial, and none serves a state that is a parameter. A task has ended
 # in the database before its worker says so, which takes it up to a heartbeat when it misses its process's end.
-_LOOK: Final = text(
+LOOK: Final = text(
     "SELECT EXISTS (SELECT 1 FROM dag_run WHERE state = 'running'),"
     " EXISTS (SELECT 1 FROM dag_run WHERE state = 'queued')"
     " OR EXISTS (SELECT 1 FROM task_instance WHERE state = 'scheduled')"
@@ -46,10 +46,11 @@ class PromptLocalExecutor(LocalExecutor):
         super().heartbeat()
         if hands_out or self.event_buffer:
             return
-        self._rest()
+        self.rest()
         self.sync()
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Return when the scheduler has something to do, or is to look for it by itself."""
         # SimpleQueue has no way to wait; its reader is what it polls itself.
         results: Any = self.result_queue
         began, pause = time.monotonic(), RUNNING_LOOK_SECONDS
@@ -63,5 +64,5 @@ class PromptLocalExecutor(LocalExecutor):
 def _look() -> tuple[bool, bool]:
     """Whether a run goes on, and whether a run or a task waits for the scheduler."""
     with create_session(scoped=False) as session:
-        runs, is_due = session.execute(_LOOK).one()
+        runs, is_due = session.execute(LOOK).one()
     return bool(runs), bool(is_due)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -31,10 +32,12 @@ def own_airflow() -> Iterator[tuple[LocalAirflow, Report]]:
             home=Path(directory) / "airflow",
             port=free_port(),
             dags_folders=(paths.CHECKOUT / "dags", Path(__file__).parent / "dags"),
-            environments_directory=paths.CHECKOUT / "include" / "environments",
+            environments_directory=Path(directory) / "environments",
             connections_file=Path(directory) / "connections.yaml",
         )
         settings.home.mkdir(parents=True)
+        # Theirs, so that it can be changed.
+        shutil.copytree(paths.CHECKOUT / "include" / "environments", settings.environments_directory)
         settings.connections_file.write_text("{}\n")
         airflow = LocalAirflow(settings)
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -146,6 +147,19 @@ def test_waiting_ends_when_the_state_cannot_come_any_more(operator: AirflowClien
 
     with pytest.raises(AwaitTimeoutError, match="the run has ended as failed"):
         operator.await_state(SAMPLE, run_id, {"success"}, task_id="verify", timeout_seconds=60)
+
+
+def test_a_changed_inventory_is_read_long_before_the_files_turn(local: LocalAirflow, operator: AirflowClient) -> None:
+    """What a file's DAGs are follows from the inventory; nobody asks for the parse."""
+    file = local.settings.environments_directory / "staging.yaml"
+    changed_at = datetime.now(UTC)
+    file.write_text(file.read_text() + "\n# Changed by a test.\n")
+
+    def parsed_at() -> datetime:
+        return datetime.fromisoformat(str(operator.dag_details("deploy_blue_green.staging")["last_parsed_time"]))
+
+    # Far from the time of the files' turn, also on a slow machine.
+    until(lambda: parsed_at() > changed_at, "the procedures are parsed again", 40, cap_seconds=300, poll_seconds=1)
 
 
 # --- rights

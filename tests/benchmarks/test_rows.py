@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import IN_THE_LAB, NAMES, PARSING
+from benchmarks.__main__ import IDLE, IN_THE_LAB, NAMES, PARSING
 from benchmarks.airflow_start import READY
 from benchmarks.bad_releases import seconds_to_safe
 from benchmarks.rollbacks import seconds_to_release
@@ -37,6 +37,8 @@ PROMISED = {
     "restore.dag_wall_seconds",
     "airflow.task_overhead_seconds",
     "dags.parse_seconds_per_file",
+    "lab.cpu_seconds_per_idle_minute",
+    "airflow.cpu_seconds_per_idle_minute",
     "airflow.ready_seconds",
 }
 
@@ -93,7 +95,7 @@ def test_table_says_which_row_failed_and_why() -> None:
 
 def test_every_promised_row_can_be_asked_for() -> None:
     assert set(NAMES) == PROMISED
-    assert {PARSING, READY, *(name for names, _ in IN_THE_LAB for name in names)} == PROMISED
+    assert {PARSING, READY, *(name for names, _ in IN_THE_LAB for name in names), *IDLE} == PROMISED
 
 
 def test_safe_is_when_the_bad_release_gets_nothing_any_more() -> None:
