@@ -14,6 +14,7 @@ from sebenza_ops.deployment.rollback_rules import (
     choose_color,
     choose_target,
     has_moved_nothing,
+    may_be_started,
     running_now,
 )
 from sebenza_ops.environments.models import Color
@@ -126,3 +127,18 @@ def test_a_run_that_was_fenced_off_before_it_moved_traffic_leaves_nothing_to_go_
     assert has_moved_nothing(replace(DEPLOYMENT, progress={"phase": phase}), live) is nothing
     assert not has_moved_nothing(None, live)
     assert not has_moved_nothing(replace(DEPLOYMENT, strategy=STRATEGY, progress={}), live)
+
+
+@pytest.mark.parametrize(
+    ("colors", "may"),
+    [
+        ({"lb1": Color.GREEN, "lb2": Color.GREEN}, True),
+        # An attempt that was killed while it moved traffic, or right after.
+        ({"lb1": Color.BLUE, "lb2": Color.GREEN}, False),
+        ({"lb1": Color.BLUE, "lb2": Color.BLUE}, False),
+        ({"lb1": None, "lb2": Color.BLUE}, False),
+        ({"lb1": None, "lb2": Color.GREEN}, True),
+    ],
+)
+def test_a_color_that_has_traffic_is_not_started_anew(colors: dict[str, Color | None], may: bool) -> None:
+    assert may_be_started(Color.BLUE, colors) is may

@@ -28,6 +28,7 @@ from sebenza_ops.deployment.rollback_rules import (
     choose_color,
     choose_target,
     has_moved_nothing,
+    may_be_started,
     running_now,
     why_unclear,
 )
@@ -196,10 +197,10 @@ def start_target(run: ChangeRun, plan: DeploymentPlan) -> None:
     """
     with TrafficControl(run.environment) as control:
         colors = colors_now(run.environment, control.states(PATIENT_TIMEOUT_SECONDS))
-        if plan.to_color in colors.values():
-            run.note(f"{plan.to_color} has traffic already: left as it is")
-        else:
+        if may_be_started(plan.to_color, colors):
             install_and_start(run, plan, control)
+        else:
+            run.note(f"{plan.to_color} has traffic already: left as it is")
         _await_healthy(run, plan, control)
         _await_up(run, plan, control)
         _move_at_once(run, plan, control)

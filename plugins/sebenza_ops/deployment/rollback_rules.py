@@ -140,3 +140,13 @@ def choose_color(running: Running, target: str) -> tuple[Color, bool]:
 def bad_target(release_id: str) -> str:
     """The refusal of a release that must not be gone back to."""
     return f"{release_id} is marked bad here itself. Traffic was not touched."
+
+
+def may_be_started(color: Color, colors: Mapping[str, Color | None]) -> bool:
+    """Whether a color may be started anew: no load balancer is known to send to it, so that nobody is cut off.
+
+    Args:
+        color: The color.
+        colors: What each load balancer sends to now; None where it can't be told.
+    """
+    return color not in colors.values()
