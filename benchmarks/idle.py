@@ -21,7 +21,7 @@ from benchmarks.session import BenchmarkError
 from lab import estate, paths
 from lab.airflow.settings import lab_settings
 from lab.airflow.stack import LocalAirflow
-from lab.waiting import until
+from lab.waiting import scaled, until
 
 LAB_ROW: Final = "lab.cpu_seconds_per_idle_minute"
 AIRFLOW_ROW: Final = "airflow.cpu_seconds_per_idle_minute"
@@ -224,7 +224,7 @@ def _run(base: Path, module: str, command: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=900,
+        timeout=scaled(900),
     )
     if ended.returncode != 0:
         raise BenchmarkError(f"`python -m {module} {command}` of {BASE_COMMIT} failed:\n{ended.stdout.strip()[-2000:]}")

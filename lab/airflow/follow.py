@@ -15,6 +15,7 @@ from lab.airflow.client import (
     AwaitTimeoutError,
     TaskInstance,
 )
+from lab.waiting import Patience
 from sebenza_ops.conf_keys import unknown_conf_message
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def conclusion(client: AirflowClient, dag_id: str, run_id: str, *, patience_seco
         patience_seconds: how long to wait for the words of a task that has failed a moment ago.
     """
     try:
-        told = _outcome(client, dag_id, run_id, time.monotonic() + patience_seconds)
+        told = _outcome(client, dag_id, run_id, Patience("the words of a task that has failed", patience_seconds))
     except AirflowApiError as error:
         # How it ended does not depend on whether that can be read.
         return [f"what the run says can't be read: {error}", f"  all of it: {client.run_url(dag_id, run_id)}"]
@@ -114,10 +115,10 @@ def conclusion(client: AirflowClient, dag_id: str, run_id: str, *, patience_seco
     return [*lines, f"Evidence: {client.url}{told['evidence']}"]
 
 
-def _outcome(client: AirflowClient, dag_id: str, run_id: str, give_up_at: float) -> dict[str, Any]:
+def _outcome(client: AirflowClient, dag_id: str, run_id: str, patience: Patience) -> dict[str, Any]:
     while True:
         told = client.run_outcome(dag_id, run_id)
-        if told["is_told"] or told["state"] == "success" or time.monotonic() > give_up_at:
+        if told["is_told"] or told["state"] == "success" or patience.is_over():
             return told
         time.sleep(POLL_SECONDS)
 

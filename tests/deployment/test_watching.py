@@ -218,8 +218,8 @@ class TestBake:
         Progress(run).save(switched_at=now - 100, **{**fresh_clock(now - 50), "watched_seconds": 0.3, "judgements": 15})
         decision = bake(run, Estate([(5, 0, 5)]))
         assert decision.passed
-        assert 0.4 - 1e-6 <= decision.watched_seconds < 5, "the time in which it was dead was counted"
-        assert decision.judgements > 15
+        assert decision.watched_seconds >= 0.4 - 1e-6
+        assert decision.judgements > 15 + 1, "the time in which it was dead was counted: it was over at the first look"
 
     def test_doubts_hold_it_and_too_many_of_them_undo(self, run: ChangeRun) -> None:
         Progress(run).save(switched_at=time.time(), **fresh_clock(time.time()))
