@@ -22,7 +22,7 @@ from lab.checker import check
 from lab.load.capacity import LOAD_BALANCERS, P95_SECONDS, Capacity, capacity_for
 from lab.load.generator import LoadGenerator
 from lab.load.report import LoadReport
-from lab.waiting import LabError
+from lab.waiting import LabError, until
 from sebenza_ops.ledger import Deployment, Ledger
 
 ENVIRONMENT = "production"
@@ -37,8 +37,6 @@ LEAD_SECONDS = 5.0
 RUN_SECONDS = 1800.0
 # The load client reports each second; this is no slow machine but one that stands still.
 STANDSTILL_SECONDS = 60.0
-PROGRESS_SECONDS = 15.0
-POLL_SECONDS = 0.5
 VERSIONS = ("v1.1.0", "v1.2.0")
 
 
@@ -105,7 +103,7 @@ def run_demo(client: AirflowClient) -> tuple[DemoResult, LoadReport, Deployment]
         state = client.await_state(DAG_ID, run_id, timeout_seconds=RUN_SECONDS, on_change=_show_progress(load))
         told = conclusion(client, DAG_ID, run_id)
         if state == "success":
-            await_requests(load, rate)
+            await_requests(load)
         report = load.stop()
     for line in told:
         say(line)
@@ -133,10 +131,9 @@ def lead_in(load: LoadGenerator, rate: float, capacity: Capacity) -> None:
     """Send for a moment before anything is deployed. Raises LabError unless every request is answered, and soon."""
     # The time itself is awaited, and then the count of a full second after it.
     ends_at = time.time() + LEAD_SECONDS
-    while (so_far := load.progress()).get("at", 0.0) < ends_at:
-        if time.time() > ends_at + STANDSTILL_SECONDS:
-            raise LabError("the load client does not report: nothing was deployed")
-        time.sleep(POLL_SECONDS / 10)
+    reports = "the load client reports what it has sent; nothing was deployed"
+    until(lambda: load.progress().get("at", 0.0) >= ends_at, reports, STANDSTILL_SECONDS)
+    so_far = load.progress()
     bad = so_far["failed"] + so_far["shed"]
     if bad or so_far["in_flight"] > max(1.0, rate * P95_SECONDS):
         # What was measured is not true any more.
@@ -158,20 +155,14 @@ def _show_progress(load: LoadGenerator) -> Callable[[list], None]:  # type: igno
     return show
 
 
-def await_requests(load: LoadGenerator, rate: float) -> None:
+def await_requests(load: LoadGenerator) -> None:
     """Go on until enough requests were sent, with a line now and then. Raises LabError when they stop."""
-    sent, sent_at, said_at = -1, time.monotonic(), 0.0
-    while (so_far := load.progress())["requests"] < MINIMUM_REQUESTS:
-        now = time.monotonic()
-        if so_far["requests"] > sent:
-            sent, sent_at = so_far["requests"], now
-        if now - sent_at > STANDSTILL_SECONDS:
-            raise LabError(f"the load has stopped at {sent} of {MINIMUM_REQUESTS} requests")
-        if now - said_at >= PROGRESS_SECONDS:
-            left = (MINIMUM_REQUESTS - sent) / rate
-            say(f"  {sent:,} of {MINIMUM_REQUESTS:,} requests, {so_far['failed']} failed; about {left:.0f} s to go")
-            said_at = now
-        time.sleep(POLL_SECONDS)
+
+    def sent() -> int:
+        return int(load.progress()["requests"])
+
+    what = f"{MINIMUM_REQUESTS:,} requests are sent"
+    until(lambda: sent() >= MINIMUM_REQUESTS, what, STANDSTILL_SECONDS, progress=sent)
 
 
 def print_proof(result: DemoResult, report: LoadReport, record: Deployment) -> bool:
