@@ -14,7 +14,8 @@ from sebenza_ops.deployment.bake import Bake, BakeDecision, fresh_clock
 from sebenza_ops.deployment.baseline import SEEN, STALE_SECONDS, UNWELL, Baseline, UnwellError, figures_before
 from sebenza_ops.deployment.judge import Trigger
 from sebenza_ops.deployment.observe import TrafficHistory
-from sebenza_ops.deployment.plan import DeploymentPlan
+from sebenza_ops.deployment.plan import DeploymentPlan, ReleaseRefusedError
+from sebenza_ops.deployment.planning import check_unwell
 from sebenza_ops.deployment.progress import Phase, Progress
 from sebenza_ops.deployment.switch import undo_begun
 from sebenza_ops.deployment.traffic import TrafficControl
@@ -162,6 +163,23 @@ class TestBaseline:
         figures = figures_before(check(run, seen))
         assert figures is not None
         assert figures.verdict == "pass", figures.reason
+
+
+def checked(run: ChangeRun, estate: Estate, **params: object) -> DeploymentPlan:
+    return check_unwell(run, plan(), estate.states(), params)
+
+
+def test_what_is_unwell_at_once_is_refused_before_anything_is_installed(run: ChangeRun) -> None:
+    unwell = Estate([(1, 0, 1)], down=True)
+    with pytest.raises(ReleaseRefusedError, match="unwell before the change: health checks fail: app1 at lb1"):
+        checked(run, unwell)
+    assert "app1 at lb1" in Progress(run).text(UNWELL), "the run's end would not know why"
+    shown = checked(run, unwell, plan_only=True)
+    assert "without cure_reason it is refused" in shown.text()
+    cure = checked(run, unwell, cure_reason="it starts without the lost host")
+    assert cure.cure_reason == "it starts without the lost host"
+    assert "app1 at lb1" in cure.text(), "who approves it does not see what is unwell"
+    assert checked(run, Estate([(1, 0, 1)])).warnings == ()
 
 
 def bake(run: ChangeRun, estate: Estate, seconds: float = 0.4, **changes: Any) -> BakeDecision:

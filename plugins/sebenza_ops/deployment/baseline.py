@@ -10,18 +10,31 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from sebenza_ops.changes import ChangeRun
-from sebenza_ops.deployment.judge import Trigger, VerdictKind, combine, judge_each, judge_latency
+from sebenza_ops.deployment.judge import (
+    TrafficDelta,
+    Trigger,
+    VerdictKind,
+    combine,
+    judge_alerts,
+    judge_each,
+    judge_errors,
+    judge_health,
+    judge_latency,
+)
 from sebenza_ops.deployment.observe import (
     MetricsObserver,
     TrafficHistory,
+    critical_alerts,
     judge_policy,
+    latency_window_seconds,
     observation,
     read_latency,
+    servers_down,
 )
 from sebenza_ops.deployment.plan import DeploymentPlan
 from sebenza_ops.deployment.progress import Progress
@@ -30,7 +43,7 @@ from sebenza_ops.deployment.reconcile import LoadBalancerStates
 from sebenza_ops.deployment.traffic import TrafficControl
 from sebenza_ops.environments.models import BlueGreenPolicy, Color, Environment
 from sebenza_ops.evidence.facts import FiguresFact, TrafficSample
-from sebenza_ops.systems.errors import NoDataError
+from sebenza_ops.systems.errors import NoDataError, OutsideSystemError
 from sebenza_ops.systems.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
@@ -47,6 +60,8 @@ LOOK_EVERY_SECONDS: Final = 1.0
 _EVER: Final = datetime.fromtimestamp(0, UTC)
 # What the run keeps: the traffic that was seen, the figures, and why they have stopped it.
 SEEN, BASELINE, UNWELL = "baseline_seen", "baseline", "unwell"
+
+HOW_TO_GO_ON: Final = "Find out why first; when this release is the cure, start a new run and say so in cure_reason."
 
 
 class UnwellError(Exception):
@@ -215,10 +230,7 @@ class Baseline:
         else:
             reason = f"the environment is unwell before the change: {figures.reason}"
             self._progress.save(**{UNWELL: reason})
-            raise UnwellError(
-                f"{reason}. Find out why first; when this release is the cure, start a new run and say so in "
-                "cure_reason."
-            )
+            raise UnwellError(f"{reason}. {HOW_TO_GO_ON}")
 
 
 def figures_until(
@@ -231,18 +243,9 @@ def figures_until(
     conn_id = environment.monitoring.prometheus_conn_id
     if conn_id is None:
         raise NoDataError(f"{environment.name} has no Prometheus", host="prometheus")
-    prometheus = Prometheus(conn_id)
-    try:
-        labels = f'environment="{environment.name}",color="{color.value}"'
-        window = f"[{MINUTE_SECONDS:g}s]"
-        answered = prometheus.query(f"sum(increase(haproxy_backend_http_responses_total{{{labels}}}{window}))", at)
-        failed = prometheus.query(
-            f'sum(increase(haproxy_backend_http_responses_total{{{labels},code="5xx"}}{window}))', at
-        )
+    with closing(Prometheus(conn_id)) as prometheus:
+        answers, errors = _counted(prometheus, environment, color, MINUTE_SECONDS, at)
         latency = read_latency(prometheus, environment, color, release_id or "", MINUTE_SECONDS, at)
-    finally:
-        prometheus.close()
-    answers, errors = (round(found[0].value) if found else 0 for found in (answered, failed))
     ratio = errors / answers if answers else 0.0
     exceeded = [Trigger.ERROR_RATIO] if ratio > policy.error_ratio_threshold else []
     slow = judge_latency(latency, judge_policy(environment, policy))
@@ -264,6 +267,51 @@ def figures_until(
         reason=f"{errors} of {answers} requests failed ({ratio:.1%}), {slow.reason}",
         exceeded=tuple(exceeded),
     )
+
+
+def _counted(
+    prometheus: Prometheus, environment: Environment, color: Color, seconds: float, at: float | None = None
+) -> tuple[int, int]:
+    """Answers of a color in the time until now, or `at`, and how many of them were 5xx, as the load balancers count."""
+    labels = f'environment="{environment.name}",color="{color.value}"'
+    counts = [
+        prometheus.query(f"sum(increase(haproxy_backend_http_responses_total{{{chosen}}}[{seconds:g}s]))", at)
+        for chosen in (labels, f'{labels},code="5xx"')
+    ]
+    answers, errors = (round(found[0].value) if found else 0 for found in counts)
+    return answers, errors
+
+
+def unwell_now(
+    environment: Environment,
+    color: Color,
+    release_id: str | None,
+    policy: BlueGreenPolicy,
+    states: LoadBalancerStates,
+) -> list[str]:
+    """By which triggers the live color is unwell, in words, as far as that can be told at once and without waiting.
+
+    Empty does not mean that it is well: `Baseline` looks for longer, before traffic is moved.
+    """
+    verdicts = [judge_health(servers_down(environment, color, states))]
+    conn_id = environment.monitoring.prometheus_conn_id
+    if conn_id is not None:
+        rules, seconds = judge_policy(environment, policy), latency_window_seconds(environment)
+        try:
+            with closing(Prometheus(conn_id)) as prometheus:
+                answers, errors = _counted(prometheus, environment, color, seconds)
+                latency = read_latency(prometheus, environment, color, release_id or "", seconds)
+                alerts = critical_alerts(prometheus, environment)
+        except OutsideSystemError as error:
+            log.warning("how %s does can't be told yet: %s", color, error)
+        else:
+            counted = [TrafficDelta(time.time(), answers, errors, answers)]
+            verdicts += [
+                judge_errors(counted, time.time(), rules),
+                judge_latency(latency, rules),
+                judge_alerts(alerts, _EVER),
+            ]
+    return [verdict.reason for verdict in verdicts if verdict.kind is VerdictKind.FAIL]
 
 
 def figures_before(progress: Progress) -> FiguresFact | None:

@@ -64,7 +64,9 @@ def end_before_change(run: ChangeRun, failed: list[str]) -> str:
         reason = rejected[0].detail.get("reason") or "no reason given"
         outcome, text = Outcome.REJECTED, f"rejected by {rejected[0].actor} ({reason}), nothing was changed"
     elif failed:
-        outcome, text = Outcome.REFUSED, f"{failed[0]} failed, nothing was changed"
+        # A run that is refused at once has no record, and then nothing is kept of it.
+        unwell = Progress(run).text(UNWELL) if record is not None else ""
+        outcome, text = Outcome.REFUSED, f"{unwell or f'{failed[0]} failed'}, nothing was changed"
     elif run.conf.get("plan_only"):
         outcome, text = Outcome.PLANNED, "planned only, nothing was changed"
     summary = f"{name}: {text}; {live.text}"
@@ -250,6 +252,8 @@ def judge_outcome(
     """
     if split or live.is_split:
         return Outcome.SPLIT, split or f"{name}: {failed[0] if failed else 'the run has ended'}; {live.text}"
+    if failed and plan is None and unwell:
+        return Outcome.REFUSED, f"{name}: nothing was changed, {unwell}; {live.text}"
     if failed and plan is None:
         return Outcome.REFUSED, f"{name}: {failed[0]} failed before anything was changed; {live.text}"
     if failed and plan is not None and undo_reason:

@@ -183,8 +183,7 @@ class MetricsObserver:
 
     def __init__(self, environment: Environment, color: Color, release_id: str) -> None:
         self._environment, self._color, self._release_id = environment, color, release_id
-        interval = environment.monitoring.scrape_interval_seconds
-        self._window_seconds = max(MINIMUM_LATENCY_WINDOW_SECONDS, 4 * interval)
+        self._window_seconds = latency_window_seconds(environment)
         conn_id = environment.monitoring.prometheus_conn_id
         self._prometheus = Prometheus(conn_id) if conn_id is not None else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prometheus")
@@ -215,19 +214,24 @@ class MetricsObserver:
             latency = read_latency(
                 self._prometheus, self._environment, self._color, self._release_id, self._window_seconds
             )
-            alerts = self._critical(self._prometheus)
+            alerts = critical_alerts(self._prometheus, self._environment)
         except OutsideSystemError as error:
             problems.append(str(error))
         return MetricsObservation(latency, alerts, tuple(problems))
 
-    def _critical(self, prometheus: Prometheus) -> list[AlertObservation]:
-        return [
-            AlertObservation(alert.name, alert.active_since, alert.summary)
-            for alert in prometheus.alerts()
-            if alert.state == "firing"
-            and alert.severity == "critical"
-            and alert.environment in ("", self._environment.name)
-        ]
+
+def critical_alerts(prometheus: Prometheus, environment: Environment) -> list[AlertObservation]:
+    """The critical alerts that fire for an environment now. Raises OutsideSystemError."""
+    return [
+        AlertObservation(alert.name, alert.active_since, alert.summary)
+        for alert in prometheus.alerts()
+        if alert.state == "firing" and alert.severity == "critical" and alert.environment in ("", environment.name)
+    ]
+
+
+def latency_window_seconds(environment: Environment) -> float:
+    """Over how long response times are looked at."""
+    return max(MINIMUM_LATENCY_WINDOW_SECONDS, 4 * environment.monitoring.scrape_interval_seconds)
 
 
 def read_latency(

@@ -134,7 +134,7 @@ class PlanDeploymentOperator(DeploymentOperator, PlanOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Returns the plan."""
         from sebenza_ops.deployment.plan import AlreadyLiveError, DeploymentConflictError, ReleaseRefusedError
-        from sebenza_ops.deployment.steps import plan_deployment
+        from sebenza_ops.deployment.planning import plan_deployment
 
         run = ChangeRun.from_context(context, self.environment) if self.is_draft else self.begin(context)
         try:
