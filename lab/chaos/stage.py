@@ -21,6 +21,7 @@ from lab.chaos.run import MissedStateError, Run
 from lab.chaos.scenario import BACKUP, DEPLOY, RESTORE_DATABASE, RESTORE_POINT, ROLLBACK, STANDARD, SWITCH, VERIFY
 from lab.checker import Verdict
 from lab.hosts import ENVIRONMENTS
+from lab.load import calm
 from lab.load.capacity import capacity_for
 from lab.load.generator import LoadGenerator
 from lab.mailbox.client import Mailbox
@@ -121,6 +122,8 @@ class Stage:
             verdict = checker.check(ENVIRONMENT)
         if verdict.problems:
             raise StageError(f"{ENVIRONMENT} is not in order after a reset: {'; '.join(verdict.problems)}")
+        # What failed in the scenario before is in the alerts' windows for a while.
+        calm.await_no_alerts()
         return verdict
 
     def demand_gates(self, on: bool) -> None:

@@ -28,14 +28,19 @@ def await_calm(load_balancers: Sequence[str], since: float) -> None:
         if color is None:
             raise LabError(f"{host} has no live color: `python -m lab mend`, or `python -m lab reset production`")
         haproxy.await_servers(host, color_backend(color), CALM_SECONDS)
-    _await_none(lambda: _alerts(since), "alerts that began with the load are still on:")
+    await_no_alerts(since)
 
 
 def _await_none(found: Callable[[], list[str]], what: str) -> None:
     try:
         until(lambda: not found(), what, CALM_SECONDS)
     except LabError:
-        raise LabError(f"{what} {', '.join(found())}, {CALM_SECONDS:g} s after the load has ended") from None
+        raise LabError(f"{what} {', '.join(found())}, {CALM_SECONDS:g} s after the last load") from None
+
+
+def await_no_alerts(since: float = 0.0) -> None:
+    """Wait until no alert about the application is on that has begun since then (epoch); raises LabError."""
+    _await_none(lambda: _alerts(since), "alerts about the application are still on:")
 
 
 def _alerts(since: float) -> list[str]:

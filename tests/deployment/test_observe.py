@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from sebenza_ops.deployment.observe import (
     KEEP_SECONDS,
     MetricsObservation,
     TrafficHistory,
+    critical_alerts,
+    is_above_buckets,
     observation,
     servers_down,
     servers_up,
@@ -23,6 +26,7 @@ from sebenza_ops.deployment.observe import (
 from sebenza_ops.environments.models import Color
 from sebenza_ops.systems.errors import HostUnreachableError
 from sebenza_ops.systems.haproxy import BackendState, LoadBalancerState, ServerState
+from sebenza_ops.systems.prometheus import ActiveAlert, Prometheus
 from tests.deployment.estate import backend_state, balancer
 from tests.systems.estates import shipped
 
@@ -146,3 +150,41 @@ def test_a_balancer_without_the_backend_or_its_servers_holds_the_bake() -> None:
     without_servers.backends["bk_green"] = replace(without_servers.backends["bk_green"], servers=())
     for strange in (without_backend, without_servers, HostUnreachableError("no answer", host="lb2")):
         assert verdict({"lb1": good, "lb2": strange}) is VerdictKind.NO_DATA, f"{strange} was good news"
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts"),
+    [
+        ({}, True),
+        ({"color": "green"}, True),
+        ({"color": "blue"}, False),  # of the release that was taken back, still in the alert's window
+        ({"environment": "staging"}, False),
+        ({"environment": "", "color": "green"}, True),
+        ({"severity": "warning"}, False),
+        ({"state": "pending"}, False),
+    ],
+)
+def test_which_alerts_are_about_the_color_under_watch(labels: dict[str, str], counts: bool) -> None:
+    values = {"name": "HighErrorRate", "state": "firing", "severity": "critical", "environment": "production"}
+    alert = ActiveAlert(**{**values, **labels}, active_since=datetime.now(UTC))
+
+    class Metrics:
+        def alerts(self) -> list[ActiveAlert]:
+            return [alert]
+
+    found = critical_alerts(cast(Prometheus, Metrics()), PRODUCTION, Color.GREEN)
+    assert [each.name for each in found] == (["HighErrorRate"] if counts else [])
+
+
+@pytest.mark.parametrize(
+    ("rates", "above"),
+    [
+        ({"0.1": 90, "5": 96, "10": 99, "+Inf": 100}, False),
+        ({"0.1": 80, "5": 90, "10": 94, "+Inf": 100}, True),
+        ({"0.1": 80, "5": 90, "10": 95, "+Inf": 100}, False),  # exactly the quantile
+        ({"+Inf": 100}, False),
+        ({}, False),
+    ],
+)
+def test_a_quantile_above_the_highest_bucket_is_known(rates: dict[str, float], above: bool) -> None:
+    assert is_above_buckets(rates, 0.95) is above

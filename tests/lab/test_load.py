@@ -95,7 +95,7 @@ def test_failures_among_good_requests(server: FailingServer):
 def test_a_read_on_a_connection_that_the_server_gave_up_is_sent_again(server: FailingServer):
     server.requests_per_connection = 3
     report = run(server, rate=100, fresh_share=0.0, request_paths=["/ok"])
-    assert server.unanswered > 10
+    assert server.unanswered > 0
     assert report.failed == 0
     assert report.retried == server.unanswered
     assert report.requests == server.received["GET /ok"] - server.unanswered
@@ -133,7 +133,7 @@ def test_a_client_that_was_kept_from_the_processor_still_sees_the_answers_that_c
 def test_a_write_on_such_a_connection_is_not_sent_again(server: FailingServer):
     server.requests_per_connection = 3
     report = run(server, rate=100, fresh_share=0.0, write_share=1.0)
-    assert server.unanswered > 10
+    assert server.unanswered > 0
     assert report.retried == 0
     assert report.outcomes == {"ok": report.requests - server.unanswered, "reset": server.unanswered}
 

@@ -301,7 +301,7 @@ def unwell_now(
             with closing(Prometheus(conn_id)) as prometheus:
                 answers, errors = _counted(prometheus, environment, color, seconds)
                 latency = read_latency(prometheus, environment, color, release_id or "", seconds)
-                alerts = critical_alerts(prometheus, environment)
+                alerts = critical_alerts(prometheus, environment, color)
         except OutsideSystemError as error:
             log.warning("how %s does can't be told yet: %s", color, error)
         else:

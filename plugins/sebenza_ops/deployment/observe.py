@@ -214,18 +214,25 @@ class MetricsObserver:
             latency = read_latency(
                 self._prometheus, self._environment, self._color, self._release_id, self._window_seconds
             )
-            alerts = critical_alerts(self._prometheus, self._environment)
+            alerts = critical_alerts(self._prometheus, self._environment, self._color)
         except OutsideSystemError as error:
             problems.append(str(error))
         return MetricsObservation(latency, alerts, tuple(problems))
 
 
-def critical_alerts(prometheus: Prometheus, environment: Environment) -> list[AlertObservation]:
-    """The critical alerts that fire for an environment now. Raises OutsideSystemError."""
+def critical_alerts(prometheus: Prometheus, environment: Environment, color: Color) -> list[AlertObservation]:
+    """The critical alerts that fire for an environment now, but those about its other color.
+
+    A release that was taken back is still in the alerts' windows when its correction is deployed.
+    Raises OutsideSystemError.
+    """
     return [
         AlertObservation(alert.name, alert.active_since, alert.summary)
         for alert in prometheus.alerts()
-        if alert.state == "firing" and alert.severity == "critical" and alert.environment in ("", environment.name)
+        if alert.state == "firing"
+        and alert.severity == "critical"
+        and alert.environment in ("", environment.name)
+        and alert.color in ("", color.value)
     ]
 
 

@@ -25,7 +25,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class ActiveAlert:
-    """An alert that Prometheus holds as pending or firing, with the moment since when its condition is true."""
+    """An alert that Prometheus holds as pending or firing, with the moment since when its condition is true.
+
+    `color` is empty for one that is about no color.
+    """
 
     name: str
     state: str
@@ -33,6 +36,7 @@ class ActiveAlert:
     environment: str
     active_since: datetime
     summary: str = ""
+    color: str = ""
 
 
 class Prometheus:
@@ -87,6 +91,7 @@ class Prometheus:
                     environment=item["labels"].get("environment", ""),
                     active_since=datetime.fromisoformat(item["activeAt"]),
                     summary=item.get("annotations", {}).get("summary", ""),
+                    color=item["labels"].get("color", ""),
                 )
                 for item in data["alerts"]
             ]
