@@ -250,7 +250,15 @@ def rolled_back_facts() -> list[Fact]:
         ),
         figures("before", "blue", 980, 0),
         figures(
-            "after", "green", 372, 30, verdict="fail", reason="8.1% of 372 requests failed", exceeded=("error_ratio",)
+            "after",
+            "green",
+            372,
+            30,
+            watched_seconds=6.7,
+            judgements=6,
+            verdict="fail",
+            reason="8.1% of 372 requests failed",
+            exceeded=("error_ratio",),
         ),
         _entry(back, "Rollback trigger: 8.1% of 372 requests failed on green, limit 5.0%", "error"),
         _entry(back + 0.1, "Traffic switched back to blue on lb1 and lb2 in 0.05 s", "warning", mark="switch_back"),
