@@ -8,4 +8,4 @@ _shared=false
 _may=false
 [ ! -w "$(dirname "$2")" ] || _may=true
 printf '{"work_free_bytes": %s, "data_free_bytes": %s, "one_disk": %s, "may_write_beside": %s, "now": %s}\n' \
-  "$((${_work##* } * 1024))" "$((${_data##* } * 1024))" "$_shared" "$_may" "$(date +%s)"
+  "$((${_work##* } * 1024))" "$((${_data##* } * 1024))" "$_shared" "$_may" "$(date +%s.%N)"

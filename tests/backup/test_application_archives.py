@@ -106,8 +106,10 @@ def test_a_run_that_is_repeated_makes_only_what_is_missing(ledger: Ledger, envir
     assert len(stored_sets(storage, "production")) == 2
 
 
-def test_a_host_that_fails_costs_nobody_else_the_backup(ledger: Ledger, environment: Environment) -> None:
-    gone = environment.hosts[1].model_copy(update={"root_dir": "/nowhere"})
+def test_a_host_that_fails_costs_nobody_else_the_backup(
+    ledger: Ledger, environment: Environment, tmp_path: Path
+) -> None:
+    gone = environment.hosts[1].model_copy(update={"root_dir": str(tmp_path / "nowhere")})
     broken = environment.model_copy(update={"hosts": (environment.hosts[0], gone)})
     with pytest.raises(OutsideSystemError, match="1 of 2 hosts"):
         backup(ledger, broken).back_up()

@@ -148,7 +148,7 @@ def test_an_address_that_this_machine_has_not() -> None:
         ("SEBENZA_LAB_NET", "127.77.300", "expected the first three numbers of a network"),
         ("SEBENZA_AIRFLOW_PORT", "http", "expected a port from 1024 to 65535"),
         ("SEBENZA_AIRFLOW_PORT", "80", "expected a port from 1024 to 65535"),
-        ("SEBENZA_EXTRA_DAGS", "/nowhere", "there is no such directory"),
+        ("SEBENZA_EXTRA_DAGS", "/nonexistent/dags", "there is no such directory"),
         ("SEBENZA_LAB_DIR", "/srv/a lab", "take for separators"),
         ("SEBENZA_LAB_DIR", "/srv/50%:lab", "take for separators"),
     ],

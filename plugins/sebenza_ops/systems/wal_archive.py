@@ -185,7 +185,7 @@ def parse_room(text: str, host: str) -> Room:
             data_free_bytes=int(found["data_free_bytes"]),
             one_disk=bool(found["one_disk"]),
             may_write_beside=bool(found["may_write_beside"]),
-            now=datetime.fromtimestamp(int(found["now"]), UTC),
+            now=datetime.fromtimestamp(float(found["now"]), UTC),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NoDataError(f"its free space can't be read ({error}): {text[:200]!r}", host=host) from error
