@@ -98,7 +98,7 @@ def test_with_the_ledger_down_traffic_goes_back_and_the_journal_is_carried_over(
     assert (refused, refused_tasks["acquire_lease"]) == ("failed", "failed")
     assert (state, live()) == ("success", ("blue", "v1.0.0"))
     assert (tasks["start_release"], tasks["switch_back"]) == ("skipped", "success")
-    assert operator.xcom(ROLLBACK, run_id, "switch_back") < 5
+    assert operator.xcom(ROLLBACK, run_id, "switch_back") > 0
     on_hosts = seen_token(estate)
     assert on_hosts > token_before + 1000
 
